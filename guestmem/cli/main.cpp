@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one program. The table below is the list of its subcommands.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <exception>
+#include <span>
+#include <vector>
+
+#include "guestmem/base/diagnostic.hpp"
+#include "guestmem/cli/share_commands.hpp"
+#include "guestmem/cli/share_options.hpp"
+#include "guestmem/sys/host.hpp"
+
+namespace guestmem::cli {
+namespace {
+
+struct Row {
+    const char* group;
+    const char* name;
+    const char* summary;
+    Action (*describe)(CLI::App&);
+};
+
+constexpr std::array<Row, 9> table{{
+    {"share", "serve", "Give named memory and doorbells to VMs", &describe_share_serve},
+    {"share", "list", "List the shares of the service", &describe_share_list},
+    {"share", "stat", "Show one share: who is there, kicks pending, memory", &describe_share_stat},
+    {"share", "write", "Write a message or a file into a share", &describe_share_write},
+    {"share", "read", "Read a share", &describe_share_read},
+    {"share", "ring", "Ring a peer's doorbell", &describe_share_ring},
+    {"share", "send", "Write a message and ring", &describe_share_send},
+    {"share", "wait", "Wait for a kick", &describe_share_wait},
+    {"share", "client", "A prompt on a share, with the stock client's commands", &describe_share_client},
+}};
+
+constexpr std::array<std::pair<const char*, const char*>, 1> groups{{
+    {"share", "Memory between VMs: serve it, look at it, use it from the host"},
+}};
+
+/// Says which word is unknown and what is there; 0 when the words name a command, or an option comes first.
+int complain_about_words(std::span<char*> words) {
+    const auto complain = [](std::string_view word, const std::vector<std::string_view>& known) {
+        const std::string_view meant = closest_word(word, known);
+        std::string list;
+        for (const std::string_view name : known) list += (list.empty() ? "" : ", ") + std::string{name};
+        std::fprintf(
+            stderr, "guestmem: %s%s; there are: %s\n",
+            word.empty() ? "a command is missing" : ("unknown command '" + std::string{word} + "'").c_str(),
+            meant.empty() ? "" : (", did you mean '" + std::string{meant} + "'?").c_str(), list.c_str());
+        return exit_usage;
+    };
+    const auto word = [&](std::size_t at) { return std::string_view{words.size() > at ? words[at] : ""}; };
+    if (word(1).starts_with('-')) return exit_ok;
+    std::vector<std::string_view> known;
+    for (const auto& [name, summary] : groups) known.emplace_back(name);
+    if (std::ranges::count(known, word(1)) == 0) return complain(word(1), known);
+    if (word(2).starts_with('-')) return exit_ok;
+    known.clear();
+    for (const Row& row : table)
+        if (row.group == word(1)) known.emplace_back(row.name);
+    if (std::ranges::count(known, word(2)) == 0) return complain(word(2), known);
+    return exit_ok;
+}
+
+int run(int count, char** words) {
+    if (const int code = complain_about_words({words, static_cast<std::size_t>(count)}); code != exit_ok)
+        return code;
+    CLI::App app{"Memory of virtual machines: provide it, share it, protect it, fork it.", "guestmem"};
+    app.set_version_flag("--version", std::string{"guestmem "} + GUESTMEM_VERSION);
+    app.footer("Example: guestmem share list\nEach command explains itself: guestmem share serve --help");
+    app.require_subcommand(1);
+    app.failure_message([](const CLI::App*, const CLI::Error& problem) {
+        return std::string{"guestmem: "} + problem.what() +
+               "; --help behind the command says what is possible\n";
+    });
+
+    Action chosen;
+    for (const auto& [group_name, group_summary] : groups) {
+        CLI::App* const group = app.add_subcommand(group_name, group_summary);
+        group->require_subcommand(1);
+        group->footer("Example: guestmem share serve --help");
+        for (const Row& row : table) {
+            if (std::string_view{row.group} != group_name) continue;
+            CLI::App* const command = group->add_subcommand(row.name, row.summary);
+            command->callback([&chosen, action = row.describe(*command)] { chosen = action; });
+        }
+    }
+    try {
+        app.parse(count, words);
+    } catch (const CLI::ParseError& problem) {
+        // CLI11 prints help to standard output and mistakes to standard error.
+        return app.exit(problem) == 0 ? exit_ok : exit_usage;
+    }
+    return chosen();
+}
+
+}  // namespace
+}  // namespace guestmem::cli
+
+int main(int count, char** words) {
+    if (!guestmem::open_standard_streams()) return guestmem::cli::exit_failed;
+    try {
+        return guestmem::cli::run(count, words);
+    } catch (const std::exception& failure) {
+        // Only the parser and memory exhaustion throw.
+        std::fprintf(stderr, "guestmem: %s\n", failure.what());
+        return guestmem::cli::exit_failed;
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+/// What the words of `guestmem share ...` say, as plain values: share_commands.cpp fills them in, one file per
+/// subcommand acts on them.
+///
+/// Threads: any; plain values.
+
+namespace guestmem::cli {
+
+/// Exit codes, the same for every subcommand. docs/guide/share.md lists them.
+inline constexpr int exit_ok = 0;
+inline constexpr int exit_failed = 1;
+inline constexpr int exit_usage = 2;
+inline constexpr int exit_timeout = 3;
+
+struct ServeOptions {
+    std::string config;
+    std::string quick;
+    std::string size;
+    std::uint64_t vectors = 1;
+    std::optional<std::uint64_t> slots;
+    std::string socket;
+    std::string socket_mode = "0600";
+    std::string ids = "stable";
+    std::string control;
+    bool only_check = false;
+    // The stock server's words.
+    std::optional<std::string> stock_socket;
+    std::optional<std::string> stock_name;
+    std::optional<std::string> stock_folder;
+    std::optional<std::string> stock_size;
+    std::optional<std::uint64_t> stock_vectors;
+    std::optional<std::string> pid_file;
+    bool foreground = false;
+    bool verbose = false;
+};
+
+/// Common to all host tools.
+struct ToolOptions {
+    std::string control;
+    bool json = false;
+};
+
+struct StatOptions : ToolOptions {
+    std::string share;
+};
+
+struct WriteOptions : ToolOptions {
+    std::string share;
+    std::optional<std::string> message;
+    std::optional<std::string> file;
+    std::uint64_t offset = 0;
+};
+
+struct ReadOptions : ToolOptions {
+    std::string share;
+    std::uint64_t offset = 0;
+    std::optional<std::uint64_t> length;
+    bool raw = false;
+};
+
+struct RingOptions : ToolOptions {
+    std::string share;
+    std::string peer;
+    std::uint32_t vector = 0;
+};
+
+struct SendOptions : ToolOptions {
+    std::string share;
+    std::string peer;
+    std::uint32_t vector = 0;
+    std::string message;
+    std::uint64_t offset = 0;
+};
+
+struct WaitOptions : ToolOptions {
+    std::string share;
+    std::uint32_t vector = 0;
+    double timeout_seconds = -1;
+};
+
+struct ClientOptions : ToolOptions {
+    std::string share;
+    std::string socket;
+    bool verbose = false;
+};
+
+int share_serve(const ServeOptions& options);
+int share_list(const ToolOptions& options);
+int share_stat(const StatOptions& options);
+int share_write(const WriteOptions& options);
+int share_read(const ReadOptions& options);
+int share_ring(const RingOptions& options);
+int share_send(const SendOptions& options);
+int share_wait(const WaitOptions& options);
+int share_client(const ClientOptions& options);
+
+}  // namespace guestmem::cli

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/share/calls.hpp"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+namespace guestmem::share {
+namespace {
+
+using nlohmann::json;
+
+std::string to_text(const json& object) {
+    return object.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+Error wrong(std::string_view field, std::string_view what) {
+    return Error{Errc::invalid_argument, fmt::format("field '{}' is not {}", field, what)};
+}
+
+Result<json> parse_object(std::string_view text) {
+    json object = json::parse(text, nullptr, false);
+    if (!object.is_object()) return Error{Errc::corrupt, "not a JSON object"};
+    return object;
+}
+
+Result<std::string> text_of(const json& object, const char* field) {
+    const auto found = object.find(field);
+    if (found == object.end() || !found->is_string()) return wrong(field, "a text");
+    return found->get<std::string>();
+}
+
+template <typename Number>
+Result<Number> number_of(const json& object, const char* field) {
+    const auto found = object.find(field);
+    if (found == object.end() || !found->is_number_integer()) return wrong(field, "a number");
+    if (found->is_number_unsigned()) {
+        const auto value = found->get<std::uint64_t>();
+        if (!std::in_range<Number>(value)) return wrong(field, "in range");
+        return static_cast<Number>(value);
+    }
+    const auto value = found->get<std::int64_t>();
+    if (!std::in_range<Number>(value)) return wrong(field, "in range");
+    return static_cast<Number>(value);
+}
+
+Result<bool> flag_of(const json& object, const char* field) {
+    const auto found = object.find(field);
+    if (found == object.end() || !found->is_boolean()) return wrong(field, "true or false");
+    return found->get<bool>();
+}
+
+/// Not a copy: what stands in the list may nest as deep as the text is long.
+Result<const json*> list_of(const json& object, const char* field) {
+    const auto found = object.find(field);
+    if (found == object.end() || !found->is_array()) return wrong(field, "a list");
+    return &*found;
+}
+
+template <typename Number>
+Result<std::vector<Number>> numbers_of(const json& object, const char* field) {
+    const json* const list = GM_TRY(list_of(object, field));
+    std::vector<Number> numbers;
+    for (const json& entry : *list) {
+        if (!entry.is_number_unsigned() || !std::in_range<Number>(entry.get<std::uint64_t>()))
+            return wrong(field, "a list of numbers");
+        numbers.push_back(static_cast<Number>(entry.get<std::uint64_t>()));
+    }
+    return numbers;
+}
+
+json to_object(const ShareSummary& summary) {
+    return {{"name", summary.name},        {"size", summary.size_bytes}, {"extent", summary.extent_bytes},
+            {"vectors", summary.vectors},  {"slots", summary.slots},     {"ids", summary.ids},
+            {"peers", summary.count_peers}};
+}
+
+/// `peers` is a number in a list of shares and a list in the status of one.
+Result<ShareSummary> to_summary(const json& object) {
+    ShareSummary summary;
+    summary.name = GM_TRY(text_of(object, "name"));
+    summary.size_bytes = GM_TRY(number_of<std::uint64_t>(object, "size"));
+    summary.extent_bytes = GM_TRY(number_of<std::uint64_t>(object, "extent"));
+    summary.vectors = GM_TRY(number_of<std::uint32_t>(object, "vectors"));
+    summary.slots = GM_TRY(number_of<std::uint32_t>(object, "slots"));
+    summary.ids = GM_TRY(text_of(object, "ids"));
+    if (object.contains("peers") && object["peers"].is_array()) {
+        summary.count_peers = static_cast<std::uint32_t>(object["peers"].size());
+    } else {
+        summary.count_peers = GM_TRY(number_of<std::uint32_t>(object, "peers"));
+    }
+    return summary;
+}
+
+Result<PeerStatus> to_peer(const json& object) {
+    PeerStatus peer;
+    peer.slot = GM_TRY(number_of<std::uint32_t>(object, "slot"));
+    peer.vm = GM_TRY(text_of(object, "vm"));
+    peer.pid = GM_TRY(number_of<std::int32_t>(object, "pid"));
+    peer.uid = GM_TRY(number_of<std::uint32_t>(object, "uid"));
+    peer.gid = GM_TRY(number_of<std::uint32_t>(object, "gid"));
+    peer.is_joined = GM_TRY(text_of(object, "state")) == "joined";
+    peer.is_tool = GM_TRY(flag_of(object, "tool"));
+    return peer;
+}
+
+}  // namespace
+
+Result<NamedCall> parse_named_call(std::string_view arguments) {
+    const json object = GM_TRY(parse_object(arguments));
+    return NamedCall{GM_TRY(text_of(object, "share"))};
+}
+
+Result<RingCall> parse_ring_call(std::string_view arguments) {
+    const json object = GM_TRY(parse_object(arguments));
+    RingCall call;
+    call.share = GM_TRY(text_of(object, "share"));
+    call.vector = GM_TRY(number_of<std::uint32_t>(object, "vector"));
+    const auto peer = object.find("peer");
+    if (peer != object.end() && peer->is_string() && peer->get_ref<const std::string&>() == "all")
+        return call;
+    if (peer == object.end() || !peer->is_number()) return wrong("peer", "a number or \"all\"");
+    call.peer = GM_TRY(number_of<std::uint32_t>(object, "peer"));
+    return call;
+}
+
+Result<ServiceSummary> parse_service_summary(std::string_view result) {
+    const json object = GM_TRY(parse_object(result));
+    ServiceSummary summary;
+    const auto service = object.find("service");
+    if (service == object.end() || !service->is_object()) return wrong("service", "an object");
+    summary.pid = GM_TRY(number_of<std::int32_t>(*service, "pid"));
+    for (const json& entry : *GM_TRY(list_of(object, "shares"))) {
+        if (!entry.is_object()) return wrong("shares", "a list of objects");
+        summary.shares.push_back(GM_TRY(to_summary(entry)));
+    }
+    return summary;
+}
+
+Result<ShareStatus> parse_share_status(std::string_view result) {
+    const json object = GM_TRY(parse_object(result));
+    ShareStatus status;
+    status.summary = GM_TRY(to_summary(object));
+    for (const json& entry : *GM_TRY(list_of(object, "seals"))) {
+        if (!entry.is_string()) return wrong("seals", "a list of texts");
+        status.seals.push_back(entry.get<std::string>());
+    }
+    for (const json& entry : *GM_TRY(list_of(object, "sockets"))) {
+        if (!entry.is_object()) return wrong("sockets", "a list of objects");
+        status.doors.push_back({.path = GM_TRY(text_of(entry, "path")),
+                                .vm = GM_TRY(text_of(entry, "vm")),
+                                .slots = GM_TRY(numbers_of<std::uint32_t>(entry, "slots"))});
+    }
+    for (const json& entry : *GM_TRY(list_of(object, "peers"))) {
+        if (!entry.is_object()) return wrong("peers", "a list of objects");
+        status.peers.push_back(GM_TRY(to_peer(entry)));
+    }
+    for (const json& entry : *GM_TRY(list_of(object, "pending"))) {
+        if (!entry.is_object()) return wrong("pending", "a list of objects");
+        status.pending.push_back({.slot = GM_TRY(number_of<std::uint32_t>(entry, "slot")),
+                                  .per_vector = GM_TRY(numbers_of<std::uint64_t>(entry, "kicks"))});
+    }
+    return status;
+}
+
+Result<MemoryReply> parse_memory_reply(std::string_view result) {
+    const json object = GM_TRY(parse_object(result));
+    MemoryReply reply;
+    reply.size_bytes = GM_TRY(number_of<std::uint64_t>(object, "size"));
+    reply.extent_bytes = GM_TRY(number_of<std::uint64_t>(object, "extent"));
+    return reply;
+}
+
+Result<AttachReply> parse_attach_reply(std::string_view result) {
+    const json object = GM_TRY(parse_object(result));
+    return AttachReply{GM_TRY(number_of<std::uint32_t>(object, "slot"))};
+}
+
+Result<RingReply> parse_ring_reply(std::string_view result) {
+    const json object = GM_TRY(parse_object(result));
+    RingReply reply;
+    reply.rung = GM_TRY(numbers_of<std::uint32_t>(object, "rung"));
+    reply.absent = GM_TRY(numbers_of<std::uint32_t>(object, "absent"));
+    return reply;
+}
+
+std::string to_json(const NamedCall& call) { return to_text({{"share", call.share}}); }
+
+std::string to_json(const RingCall& call) {
+    json object{{"share", call.share}, {"vector", call.vector}};
+    if (call.peer) {
+        object["peer"] = *call.peer;
+    } else {
+        object["peer"] = "all";
+    }
+    return to_text(object);
+}
+
+std::string to_json(const ServiceSummary& summary) {
+    json shares = json::array();
+    for (const ShareSummary& share : summary.shares) shares.push_back(to_object(share));
+    return to_text({{"service", {{"pid", summary.pid}}}, {"shares", std::move(shares)}});
+}
+
+std::string to_json(const ShareStatus& status) {
+    json object = to_object(status.summary);
+    object["seals"] = status.seals;
+    object["sockets"] = json::array();
+    for (const DoorStatus& door : status.doors)
+        object["sockets"].push_back({{"path", door.path}, {"vm", door.vm}, {"slots", door.slots}});
+    object["peers"] = json::array();
+    for (const PeerStatus& peer : status.peers)
+        object["peers"].push_back({{"slot", peer.slot},
+                                   {"vm", peer.vm},
+                                   {"pid", peer.pid},
+                                   {"uid", peer.uid},
+                                   {"gid", peer.gid},
+                                   {"state", peer.is_joined ? "joined" : "joining"},
+                                   {"tool", peer.is_tool}});
+    object["pending"] = json::array();
+    for (const PendingKicks& slot : status.pending)
+        object["pending"].push_back({{"slot", slot.slot}, {"kicks", slot.per_vector}});
+    return to_text(object);
+}
+
+std::string to_json(const MemoryReply& reply) {
+    return to_text({{"size", reply.size_bytes}, {"extent", reply.extent_bytes}});
+}
+
+std::string to_json(const AttachReply& reply) { return to_text({{"slot", reply.slot}}); }
+
+std::string to_json(const RingReply& reply) {
+    return to_text({{"rung", reply.rung}, {"absent", reply.absent}});
+}
+
+}  // namespace guestmem::share

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "guestmem/base/result.hpp"
+
+/// The share service's calls on the control protocol, as types: what the tools ask and what they get.
+/// docs/protocols/control.md is the specification.
+///
+/// Contract: parse_* take any JSON object and never abort or throw; a missing or wrong field is an error that
+/// names it. Fields that this version does not know are passed over.
+/// Threads: any.
+
+namespace guestmem::share {
+
+/// The argument of share.stat, share.memory and share.attach.
+struct NamedCall {
+    std::string share;
+};
+
+struct RingCall {
+    std::string share;
+    std::optional<std::uint32_t> peer;  ///< nothing: all
+    std::uint32_t vector = 0;
+};
+
+struct ShareSummary {
+    std::string name;
+    std::uint64_t size_bytes = 0;
+    std::uint64_t extent_bytes = 0;
+    std::uint32_t vectors = 0;
+    std::uint32_t slots = 0;
+    std::string ids;
+    std::uint32_t count_peers = 0;
+};
+
+struct PeerStatus {
+    std::uint32_t slot = 0;
+    std::string vm;
+    std::int32_t pid = 0;
+    std::uint32_t uid = 0;
+    std::uint32_t gid = 0;
+    bool is_joined = false;
+    bool is_tool = false;
+};
+
+struct DoorStatus {
+    std::string path;
+    std::string vm;
+    std::vector<std::uint32_t> slots;
+};
+
+struct PendingKicks {
+    std::uint32_t slot = 0;
+    std::vector<std::uint64_t> per_vector;
+};
+
+struct ShareStatus {
+    ShareSummary summary;
+    std::vector<std::string> seals;
+    std::vector<DoorStatus> doors;
+    std::vector<PeerStatus> peers;
+    std::vector<PendingKicks> pending;  ///< every slot (classic ids: every peer)
+};
+
+struct ServiceSummary {
+    std::int32_t pid = 0;
+    std::vector<ShareSummary> shares;
+};
+
+struct MemoryReply {
+    std::uint64_t size_bytes = 0;
+    std::uint64_t extent_bytes = 0;
+};
+
+struct AttachReply {
+    std::uint32_t slot = 0;
+};
+
+struct RingReply {
+    std::vector<std::uint32_t> rung;
+    std::vector<std::uint32_t> absent;  ///< rung too: the kick waits for the next holder
+};
+
+[[nodiscard]] Result<NamedCall> parse_named_call(std::string_view arguments);
+[[nodiscard]] Result<RingCall> parse_ring_call(std::string_view arguments);
+[[nodiscard]] Result<ServiceSummary> parse_service_summary(std::string_view result);
+[[nodiscard]] Result<ShareStatus> parse_share_status(std::string_view result);
+[[nodiscard]] Result<MemoryReply> parse_memory_reply(std::string_view result);
+[[nodiscard]] Result<AttachReply> parse_attach_reply(std::string_view result);
+[[nodiscard]] Result<RingReply> parse_ring_reply(std::string_view result);
+
+[[nodiscard]] std::string to_json(const NamedCall& call);
+[[nodiscard]] std::string to_json(const RingCall& call);
+[[nodiscard]] std::string to_json(const ServiceSummary& summary);
+[[nodiscard]] std::string to_json(const ShareStatus& status);
+[[nodiscard]] std::string to_json(const MemoryReply& reply);
+[[nodiscard]] std::string to_json(const AttachReply& reply);
+[[nodiscard]] std::string to_json(const RingReply& reply);
+
+}  // namespace guestmem::share

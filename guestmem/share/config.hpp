@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "guestmem/base/result.hpp"
+#include "guestmem/sys/unix_socket.hpp"
+
+/// What a share service is asked to serve, as plain values; config_file.hpp reads them from TOML, and
+/// quick_config() makes them from command-line words.
+///
+/// Concepts: a share is memory with doorbells, known by name. A door is one ivshmem socket: it leads to one
+/// share and admits one principal (a named VM, or anybody who may open the socket). A door with slots gives
+/// those; a door without gives the lowest free slot that no VM owns.
+/// Contract: find_problem() finds what is wrong with one value; the caller knows where it was written.
+/// Limits: the constants below, each with a test at the limit and one past it.
+/// Threads: any; plain values.
+
+namespace guestmem::share {
+
+inline constexpr std::size_t max_name_bytes = 31;
+inline constexpr std::uint32_t max_slots = 1024;
+inline constexpr std::uint32_t default_slots = 64;
+/// Each client holds a descriptor for every vector of every slot (probes: 8192 is 36 ms of joining).
+inline constexpr std::uint32_t max_slots_times_vectors = 8192;
+/// What QEMU's device accepts.
+inline constexpr std::uint32_t max_vectors = 2048;
+inline constexpr std::size_t max_shares = 256;
+inline constexpr std::size_t max_vms = 256;
+inline constexpr std::uint64_t max_size_bytes = std::uint64_t{1} << 40;
+
+enum class IdPolicy : std::uint8_t {
+    stable,   ///< an id is a slot; all slots are announced at the handshake, and nothing after
+    classic,  ///< ids in order of arrival, never reused; connect and disconnect notices
+};
+
+struct ShareConfig {
+    std::string name;
+    std::uint64_t size_bytes = 0;
+    std::uint32_t vectors = 1;
+    std::uint32_t slots = default_slots;
+    IdPolicy ids = IdPolicy::stable;
+    std::uint64_t huge_page_bytes = 0;
+};
+
+struct DoorConfig {
+    std::string share;
+    std::string vm;                    ///< empty: whoever may open the socket
+    std::vector<std::uint32_t> slots;  ///< empty: the lowest free one that no VM owns
+    ListenOptions socket;
+};
+
+struct ControlConfig {
+    ListenOptions socket;
+    /// Users who may take memory, attach and ring, beside root and the service's own user.
+    std::vector<std::uint32_t> operators;
+};
+
+struct Limits {
+    std::uint64_t handshake_timeout_ms = 10'000;
+    std::uint64_t refusal_hold_ms = 60'000;
+    std::uint32_t refusals_held = 64;
+    std::uint32_t queued_messages = 16'384;
+    std::uint32_t connections_per_uid = 0;  ///< 0: all slots of all shares, and 64 more
+};
+
+struct ServiceConfig {
+    ControlConfig control;
+    Limits limits;
+    std::vector<ShareConfig> shares;
+    std::vector<DoorConfig> doors;
+};
+
+/// What is wrong with a value, and what to write instead.
+struct Problem {
+    std::string what;
+    std::string advice;
+};
+
+[[nodiscard]] std::optional<Problem> find_name_problem(std::string_view name);
+[[nodiscard]] std::optional<Problem> find_size_problem(std::uint64_t size_bytes);
+[[nodiscard]] std::optional<Problem> find_vectors_problem(std::uint64_t vectors);
+[[nodiscard]] std::optional<Problem> find_slots_problem(std::uint64_t slots, std::uint64_t vectors);
+
+/// The size that ivshmem maps: the next power of two. The bytes between size and extent are zero at birth.
+[[nodiscard]] std::uint64_t extent_of(std::uint64_t size_bytes);
+
+/// The slots of a share that doors give to named VMs.
+[[nodiscard]] std::vector<std::uint32_t> owned_slots(const ServiceConfig& config, std::string_view share);
+
+/// The service of one share without a file: `socket` gives the lowest free slot, `socket`.N slot N, and
+/// `socket`.control is the control socket unless another is named.
+struct QuickOptions {
+    ShareConfig share;
+    std::string socket;
+    std::string control;
+    std::uint32_t socket_mode = 0600;
+};
+[[nodiscard]] Result<ServiceConfig> quick_config(const QuickOptions& options);
+
+/// Where the tools look for the service: $GUESTMEM_SHARE_CONTROL, else share.control in the run-time folder.
+[[nodiscard]] std::string default_control_path();
+
+}  // namespace guestmem::share

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "guestmem/base/result.hpp"
+#include "guestmem/share/ivshmem/peer_table.hpp"
+#include "guestmem/sys/mapping.hpp"
+#include "guestmem/sys/unix_socket.hpp"
+
+/// An ivshmem client on the host: joins a share, maps it, rings and is rung. Speaks to this project's service and
+/// to every other server of protocol version 0.
+///
+/// Concepts: the protocol has no end of the handshake and no number of vectors; join() takes the number from who
+/// knows it (the control socket) and returns when that many own doorbells are there.
+/// Contract: a refusal of the server is an error with its errno. Memory that others can shrink is not mapped:
+/// map() asks for the seals first.
+/// Threads: one at a time.
+/// Example: examples/ring.cpp.
+
+namespace guestmem::share {
+
+class Client {
+public:
+    [[nodiscard]] static Result<Client> connect(const std::string& path);
+    /// On a connection that came from elsewhere, as share.attach gives one.
+    [[nodiscard]] static Result<Client> adopt(Fd stream);
+
+    /// One message, when one comes within `timeout_ms` (-1: for ever); nothing when none does.
+    [[nodiscard]] Result<std::optional<Notice>> receive(int timeout_ms);
+    /// Receives until `vectors` own doorbells are there.
+    [[nodiscard]] Result<void> join(std::uint32_t vectors, int timeout_ms);
+
+    [[nodiscard]] Result<void> ring(std::uint32_t peer, std::uint32_t vector) const;
+    /// The kicks on an own vector, waiting at most `timeout_ms` for the first; 0 when none comes.
+    [[nodiscard]] Result<std::uint64_t> wait(std::uint32_t vector, int timeout_ms) const;
+    /// The memory whole, its extent.
+    [[nodiscard]] Result<Mapping> map(MapAccess access) const;
+
+    [[nodiscard]] const PeerTable& table() const { return table_; }
+    [[nodiscard]] FdView view() const { return stream_.view(); }
+
+private:
+    explicit Client(UnixStream stream) : stream_(std::move(stream)) {}
+
+    UnixStream stream_;
+    PeerTable table_;
+};
+
+/// Maps memory that came from a service, after asking whether its size can still change.
+[[nodiscard]] Result<Mapping> map_sealed(FdView memory, MapAccess access);
+
+}  // namespace guestmem::share

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/share/ivshmem/outbox.hpp"
+
+#include <span>
+
+#include "guestmem/share/ivshmem/wire.hpp"
+
+namespace guestmem::share {
+
+const Doorbells* Outbox::Step::current() const {
+    return next_slot < slots.size() ? slots[next_slot].get() : bells.get();
+}
+
+std::size_t Outbox::Step::count_messages() const {
+    if (slots.empty()) return bells ? bells->vectors.size() : 1;
+    std::size_t count = 0;
+    for (const auto& slot : slots)
+        if (slot->id != except) count += slot->vectors.size();
+    return count;
+}
+
+void Outbox::Step::pass_over_except() {
+    if (next_slot < slots.size() && slots[next_slot]->id == except) ++next_slot;
+}
+
+bool Outbox::Step::advance() {
+    const Doorbells* const told = current();
+    if (told == nullptr) return false;
+    if (++next_vector < told->vectors.size()) return true;
+    if (slots.empty()) return false;
+    next_vector = 0;
+    ++next_slot;
+    pass_over_except();
+    return next_slot < slots.size();
+}
+
+void Outbox::add(Step step) {
+    const std::size_t count = step.count_messages();
+    count_queued_ += count;
+    if (count != 0) steps_.push_back(std::move(step));
+}
+
+void Outbox::add_value(std::int64_t value) {
+    Step step;
+    step.value = value;
+    add(std::move(step));
+}
+
+void Outbox::add_memory(FdView memory) {
+    Step step;
+    step.value = ivshmem_memory_marker;
+    step.memory = memory;
+    add(std::move(step));
+}
+
+void Outbox::add_doorbells(std::shared_ptr<const Doorbells> bells) {
+    Step step;
+    step.bells = std::move(bells);
+    add(std::move(step));
+}
+
+void Outbox::add_slots(std::span<const std::shared_ptr<const Doorbells>> slots, std::uint32_t except) {
+    if (slots.empty()) return;
+    Step step;
+    step.slots = slots;
+    step.except = except;
+    step.pass_over_except();
+    add(std::move(step));
+}
+
+Result<SendStatus> Outbox::flush(const UnixStream& stream) {
+    while (!steps_.empty()) {
+        Step& step = steps_.front();
+        const Doorbells* const bells = step.current();
+        const IvshmemMessage message =
+            encode_ivshmem(bells != nullptr ? std::int64_t{bells->id} : step.value);
+        const FdView fd = bells != nullptr ? bells->vectors[step.next_vector].view() : step.memory;
+        const std::span<const FdView> fds{&fd, fd.is_open() ? 1U : 0U};
+        const SendOutcome outcome = GM_TRY(stream.send(message, fds));
+        if (outcome.status != SendStatus::sent) return outcome.status;
+        // A stream socket takes 8 bytes whole or not at all; a kernel that does otherwise cannot be served.
+        if (outcome.count_bytes != message.size())
+            return Error{Errc::corrupt, "the kernel split an 8-byte ivshmem message"};
+        --count_queued_;
+        ++count_sent_;
+        if (!step.advance()) steps_.pop_front();
+    }
+    return SendStatus::sent;
+}
+
+}  // namespace guestmem::share

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+
+#include "guestmem/base/result.hpp"
+#include "guestmem/share/share.hpp"
+#include "guestmem/sys/unix_socket.hpp"
+
+/// The messages that one client still has to get, in order.
+///
+/// Contract: nothing is dropped and nothing overtakes. flush() sends one message per sendmsg (QEMU pairs only
+/// the first of a batch) until everything is out or the socket takes no more. The caller bounds count_queued().
+/// Lifetime: the outbox keeps doorbells and memory alive until they are sent.
+/// Threads: one at a time.
+/// Cost: a peer's doorbells are one entry, whatever their number, and so are those of all slots: a thousand
+/// clients that do not read hold a thousand entries, not a million.
+
+namespace guestmem::share {
+
+class Outbox {
+public:
+    /// An integer alone: version, id, refusal, disconnect notice.
+    void add_value(std::int64_t value);
+    /// The memory marker with the share's memory. The share outlives the outbox.
+    void add_memory(FdView memory);
+    /// One message per vector: the id with that doorbell.
+    void add_doorbells(std::shared_ptr<const Doorbells> bells);
+    /// The same for each of `slots` but the one with id `except`, in their order. The slots outlive the outbox.
+    void add_slots(std::span<const std::shared_ptr<const Doorbells>> slots, std::uint32_t except);
+
+    [[nodiscard]] bool is_empty() const { return steps_.empty(); }
+    [[nodiscard]] std::size_t count_queued() const { return count_queued_; }
+    [[nodiscard]] std::size_t count_sent() const { return count_sent_; }
+
+    /// sent: everything is out. An error means that the client cannot be served any more.
+    [[nodiscard]] Result<SendStatus> flush(const UnixStream& stream);
+
+private:
+    struct Step {
+        std::int64_t value = 0;
+        FdView memory;
+        std::shared_ptr<const Doorbells> bells;
+        std::size_t next_vector = 0;
+        std::span<const std::shared_ptr<const Doorbells>> slots;
+        std::uint32_t except = 0;
+        std::size_t next_slot = 0;
+
+        /// The doorbells whose turn it is; nullptr for an integer alone or the memory.
+        [[nodiscard]] const Doorbells* current() const;
+        [[nodiscard]] std::size_t count_messages() const;
+        /// Goes on to what the next message is about; false when there is none.
+        bool advance();
+        void pass_over_except();
+    };
+    void add(Step step);
+
+    std::deque<Step> steps_;
+    std::size_t count_queued_ = 0;
+    std::size_t count_sent_ = 0;
+};
+
+}  // namespace guestmem::share

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/sys/memfd.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <bit>
+
+#include "guestmem/base/sizes.hpp"
+#include "guestmem/sys/faults.hpp"
+#include "guestmem/sys/host.hpp"
+
+namespace guestmem {
+namespace {
+
+/// MFD_HUGE_SHIFT of <linux/memfd.h>, which glibc's <sys/mman.h> leaves out.
+constexpr unsigned huge_page_shift = 26;
+
+struct SealName {
+    int bit;
+    const char* name;
+};
+constexpr std::array<SealName, 5> seal_names{{{F_SEAL_SEAL, "seal"},
+                                              {F_SEAL_SHRINK, "shrink"},
+                                              {F_SEAL_GROW, "grow"},
+                                              {F_SEAL_WRITE, "write"},
+                                              {F_SEAL_FUTURE_WRITE, "future_write"}}};
+
+/// -1 for a file that has no seals at all.
+Result<int> seal_bits(FdView fd) {
+    const int bits = checked_call(SysCall::get_seals, [&] { return ::fcntl(fd.number(), F_GET_SEALS); });
+    if (bits >= 0) return bits;
+    if (errno == EINVAL) return -1;
+    return Error::from_errno(errno, fmt::format("seals of descriptor {}", fd.number()));
+}
+
+}  // namespace
+
+Result<Fd> create_sealed_memory(const SealedMemoryOptions& options) {
+    const std::string what = fmt::format("memory '{}' of {} bytes", options.name, options.size_bytes);
+    const auto failed = [&](const char* step) {
+        return Error::from_errno(errno, fmt::format("{}: {}", what, step));
+    };
+
+    if (options.size_bytes == 0 || options.size_bytes % page_size_bytes != 0 ||
+        options.size_bytes > (std::uint64_t{1} << 62))
+        return Error{Errc::invalid_argument, fmt::format("{}: the size is not whole pages", what)};
+    unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+    if (options.huge_page_bytes != 0) {
+        if (!std::has_single_bit(options.huge_page_bytes) ||
+            options.size_bytes % options.huge_page_bytes != 0)
+            return Error{Errc::invalid_argument,
+                         fmt::format("{}: the size is not whole huge pages of {} bytes", what,
+                                     options.huge_page_bytes)};
+        flags |= MFD_HUGETLB |
+                 (static_cast<unsigned>(std::countr_zero(options.huge_page_bytes)) << huge_page_shift);
+    } else {
+        const std::uint64_t available = GM_TRY_CONTEXT(available_memory_bytes(), what);
+        if (options.size_bytes > available)
+            return Error{Errc::exhausted, ENOMEM,
+                         fmt::format("{}: the host has {} bytes available; make it smaller or free memory",
+                                     what, available)};
+    }
+
+    Fd memory{
+        checked_call(SysCall::memfd_create, [&] { return ::memfd_create(options.name.c_str(), flags); })};
+    if (!memory.is_open()) return failed("memfd_create");
+    const int number = memory.view().number();
+    if (checked_call(SysCall::fchmod, [&] { return ::fchmod(number, 0600); }) < 0)
+        return failed("set mode 0600");
+    const auto size = static_cast<off_t>(options.size_bytes);
+    if (checked_call(SysCall::ftruncate, [&] { return ::ftruncate(number, size); }) < 0)
+        return failed("set the size");
+    if (checked_call(SysCall::fallocate, [&] { return ::fallocate(number, 0, 0, size); }) < 0)
+        return failed("allocate its pages");
+    const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    if (checked_call(SysCall::add_seals, [&] { return ::fcntl(number, F_ADD_SEALS, seals); }) < 0)
+        return failed("seal");
+    return memory;
+}
+
+Result<std::vector<std::string>> seals_of(FdView fd) {
+    const int bits = GM_TRY(seal_bits(fd));
+    std::vector<std::string> names;
+    if (bits < 0) return names;
+    for (const SealName& seal : seal_names)
+        if ((bits & seal.bit) != 0) names.emplace_back(seal.name);
+    return names;
+}
+
+Result<bool> is_size_sealed(FdView fd) {
+    const int bits = GM_TRY(seal_bits(fd));
+    constexpr int needed = F_SEAL_SHRINK | F_SEAL_GROW;
+    return bits >= 0 && (bits & needed) == needed;
+}
+
+}  // namespace guestmem

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/sys/undertaker.hpp"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "guestmem/sys/eventfd.hpp"
+#include "guestmem/sys/testing/resources.hpp"
+
+namespace guestmem {
+namespace {
+
+class UndertakerTest : public ::testing::Test {
+protected:
+    void send(std::span<const FdView> fds = {}) const {
+        const std::array<std::byte, 3> bytes{};
+        ASSERT_TRUE(theirs_.send(bytes, fds));
+    }
+    bool bury_and_wait() {
+        bool is_closed = false;
+        undertaker_.bury(std::move(ours_), [&] { is_closed = true; });
+        was_at_once_ = is_closed;
+        for (int i = 0; i < 300 && !is_closed; ++i)
+            if (!loop_.run_once(10)) return false;
+        return is_closed;
+    }
+
+    EventLoop loop_ = EventLoop::create().value();
+    Undertaker undertaker_ = Undertaker::create(loop_).value();
+    std::pair<UnixStream, UnixStream> pair_ = UnixStream::pair().value();
+    UnixStream ours_ = std::move(pair_.first);
+    UnixStream theirs_ = std::move(pair_.second);
+    bool was_at_once_ = false;
+};
+
+TEST_F(UndertakerTest, ClosesAtOnceWhenNothingIsUnread) {
+    EXPECT_TRUE(bury_and_wait());
+    EXPECT_TRUE(was_at_once_);
+    std::array<std::byte, 1> byte{};
+    EXPECT_EQ(theirs_.receive(byte).value()->count_bytes, 0U);
+}
+
+TEST_F(UndertakerTest, ClosesAtOnceWhenOnlyBytesAreUnread) {
+    send();
+    send();
+    EXPECT_TRUE(bury_and_wait());
+    EXPECT_TRUE(was_at_once_);
+}
+
+TEST_F(UndertakerTest, ClosesWhatHasDescriptorsUnreadInAThread) {
+    const EventFd bell = EventFd::create().value();
+    const FdView fd = bell.view();
+    send();
+    send(std::span{&fd, 1});
+    EXPECT_TRUE(bury_and_wait());
+    EXPECT_FALSE(was_at_once_);
+    EXPECT_EQ(undertaker_.count_waiting(), 0U);
+}
+
+TEST_F(UndertakerTest, NothingCanBeSentOnceItIsBuried) {
+    ASSERT_TRUE(bury_and_wait());
+    const std::array<std::byte, 3> bytes{};
+    EXPECT_FALSE(theirs_.send(bytes));
+}
+
+TEST_F(UndertakerTest, LooksWithoutInstallingDescriptors) {
+    const EventFd bell = EventFd::create().value();
+    const FdView fd = bell.view();
+    send(std::span{&fd, 1});
+    const auto before = testing::Resources::look();
+    std::array<std::byte, 16> buffer{};
+    for (int twice = 0; twice < 2; ++twice) {
+        const auto seen = ours_.peek(buffer).value();
+        ASSERT_TRUE(seen);
+        EXPECT_EQ(seen->count_bytes, 3U);
+        EXPECT_TRUE(seen->has_fds);
+    }
+    EXPECT_EQ(testing::Resources::look(), before);
+    EXPECT_EQ(ours_.receive(buffer).value()->fds.size(), 1U) << "it is still there";
+}
+
+}  // namespace
+}  // namespace guestmem

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "guestmem/base/result.hpp"
+#include "guestmem/sys/fd.hpp"
+
+/// AF_UNIX stream sockets that carry bytes, descriptors and credentials.
+///
+/// Concepts: a UnixListener owns a socket file and accepts; a UnixStream is one connection.
+/// Contract: a stale socket file (nobody listens) is replaced; a live one, or a file that is no socket, is an
+/// error before anything is touched. Owner, group and mode are set before the first client can connect. The
+/// listener removes its file when it goes, unless somebody put another one there.
+/// Sends never raise SIGPIPE. Received descriptors are owned before anything else is done with them, and
+/// beyond the number that the caller expects they are closed.
+/// Threads: one at a time.
+/// Limits: a path has at most 107 bytes; a message at most max_fds_per_message descriptors.
+
+namespace guestmem {
+
+inline constexpr std::size_t max_socket_path_bytes = 107;
+inline constexpr std::size_t max_fds_per_message = 16;
+
+/// Who the other end is, as the kernel recorded it at connect time.
+struct PeerCredentials {
+    std::int32_t pid = 0;
+    std::uint32_t uid = 0;
+    std::uint32_t gid = 0;
+};
+
+enum class SendStatus : std::uint8_t {
+    sent,
+    would_block,         ///< the other end does not read: wait until the socket is writable
+    too_many_in_flight,  ///< this user's descriptors in flight are at the limit: try again later
+};
+
+struct SendOutcome {
+    SendStatus status = SendStatus::would_block;
+    std::size_t count_bytes = 0;
+};
+
+struct Received {
+    std::size_t count_bytes = 0;  ///< 0: the other end is gone
+    std::vector<Fd> fds;
+    bool has_lost_fds = false;  ///< descriptors did not fit: too many, or this process is out of them
+};
+
+struct Peeked {
+    std::size_t count_bytes = 0;  ///< 0: the other end is gone
+    bool has_fds = false;
+};
+
+class UnixStream {
+public:
+    UnixStream() = default;
+    [[nodiscard]] static Result<UnixStream> connect(const std::string& path);
+    /// Two connected ends.
+    [[nodiscard]] static Result<std::pair<UnixStream, UnixStream>> pair();
+    /// Believes a descriptor from outside only when it is a socket.
+    [[nodiscard]] static Result<UnixStream> adopt(Fd fd);
+
+    /// One sendmsg; the descriptors ride on the first byte.
+    [[nodiscard]] Result<SendOutcome> send(std::span<const std::byte> bytes,
+                                           std::span<const FdView> fds = {}) const;
+    /// One recvmsg into `buffer`; nothing when it would block.
+    [[nodiscard]] Result<std::optional<Received>> receive(std::span<std::byte> buffer) const;
+    /// Copies what waits without taking it, descriptors neither installed nor freed; nothing when nothing waits.
+    /// What comes with descriptors is one look, so a receive() of so many bytes takes just what was seen.
+    [[nodiscard]] Result<std::optional<Peeked>> peek(std::span<std::byte> buffer) const;
+    /// Blocks until there is something to receive; false when `timeout_ms` passes first (-1: for ever).
+    [[nodiscard]] Result<bool> wait_readable(int timeout_ms) const;
+
+    [[nodiscard]] Result<PeerCredentials> peer() const;
+    /// What was sent and not read yet, in kernel bookkeeping bytes: 0 means everything was read (or dropped).
+    [[nodiscard]] Result<std::uint64_t> unread_by_peer() const;
+    [[nodiscard]] Result<void> set_nonblocking() const;
+    [[nodiscard]] Result<void> set_send_buffer(int size_bytes) const;
+    void shut_down() const noexcept;
+
+    [[nodiscard]] bool is_open() const { return fd_.is_open(); }
+    [[nodiscard]] FdView view() const { return fd_.view(); }
+    /// Gives the descriptor away.
+    [[nodiscard]] Fd release() && { return std::move(fd_); }
+
+private:
+    friend class UnixListener;
+    explicit UnixStream(Fd fd) : fd_(std::move(fd)) {}
+    Fd fd_;
+};
+
+struct ListenOptions {
+    std::string path;
+    std::optional<std::uint32_t> owner = {};
+    std::optional<std::uint32_t> group = {};
+    std::uint32_t mode = 0600;
+};
+
+class UnixListener {
+public:
+    UnixListener() = default;
+    UnixListener(UnixListener&& other) noexcept = default;
+    UnixListener& operator=(UnixListener&& other) noexcept;
+    UnixListener(const UnixListener&) = delete;
+    UnixListener& operator=(const UnixListener&) = delete;
+    ~UnixListener();
+
+    [[nodiscard]] static Result<UnixListener> create(const ListenOptions& options);
+    /// The next connection, non-blocking; nothing when none waits (or it vanished before it was taken).
+    [[nodiscard]] Result<std::optional<UnixStream>> accept() const;
+
+    [[nodiscard]] const std::string& path() const { return path_; }
+    [[nodiscard]] FdView view() const { return fd_.view(); }
+
+private:
+    UnixListener(Fd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+    void remove_file() noexcept;
+
+    Fd fd_;
+    std::string path_;
+    std::uint64_t device_ = 0;
+    std::uint64_t inode_ = 0;
+};
+
+/// What create() would say about this path, touching nothing: fine, or why not.
+[[nodiscard]] Result<void> check_socket_path(const std::string& path);
+
+}  // namespace guestmem
