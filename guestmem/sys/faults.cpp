@@ -25,7 +25,8 @@ constexpr std::array<CallFacts, static_cast<std::size_t>(SysCall::count)> facts{
     {"listen", EADDRINUSE},   {"accept", EMFILE},     {"connect", EACCES},     {"sendmsg", ENOBUFS},
     {"recvmsg", ECONNRESET},  {"setsockopt", ENOMEM}, {"getsockopt", ENOBUFS}, {"ioctl", EINVAL},
     {"poll", ENOMEM},         {"dup", EMFILE},        {"flock", ENOLCK},       {"rename", EXDEV},
-    {"event_loop", ENOMEM},   {"aio", EAGAIN},
+    {"event_loop", ENOMEM},   {"aio", EAGAIN},        {"membarrier", ENOMEM},  {"readv", EIO},
+    {"writev", EIO},          {"sigaction", EINVAL},  {"sigmask", EINVAL},
 }};
 
 }  // namespace

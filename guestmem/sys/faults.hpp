@@ -55,6 +55,11 @@ enum class SysCall : std::uint8_t {
     rename,
     event_loop,
     aio,
+    membarrier,
+    readv,
+    writev,
+    sigaction,
+    sigmask,
     count,
 };
 

@@ -2,42 +2,143 @@
 #include "guestmem/sys/mapping.hpp"
 
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <limits>
+#include <string>
 
 #include "guestmem/sys/faults.hpp"
 
 namespace guestmem {
+namespace {
+
+std::uint64_t page_bytes() { return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)); }
+
+/// The page size of mappings of this file: huge ones have pages of their own.
+Result<std::uint64_t> page_bytes_of(FdView fd) {
+    struct statfs facts{};
+    if (checked_call(SysCall::stat, [&] { return ::fstatfs(fd.number(), &facts); }) < 0)
+        return Error::from_errno(errno, fmt::format("ask for the file system of descriptor {}", fd.number()));
+    if (facts.f_type != HUGETLBFS_MAGIC) return page_bytes();
+    return static_cast<std::uint64_t>(facts.f_bsize);
+}
+
+/// mmap(2), through the injector.
+Result<std::byte*> map_pages(void* at, std::uint64_t size_bytes, int protection, int flags, int fd,
+                             std::uint64_t offset_bytes, const std::string& what) {
+    void* mapped = MAP_FAILED;
+    const int status = checked_call(SysCall::mmap, [&] {
+        mapped = ::mmap(at, size_bytes, protection, flags, fd, static_cast<off_t>(offset_bytes));
+        return mapped == MAP_FAILED ? -1 : 0;
+    });
+    if (status < 0) return Error::from_errno(errno, what);
+    return static_cast<std::byte*>(mapped);
+}
+
+/// `size` rounded up to a multiple of `unit`, a power of two; 0 when that is more than fits.
+std::uint64_t round_up(std::uint64_t size, std::uint64_t unit) { return (size + unit - 1) & ~(unit - 1); }
+
+}  // namespace
+
+/// What to map, once it has been checked.
+struct Mapping::Plan {
+    int fd = -1;
+    std::uint64_t size_bytes = 0;
+    std::uint64_t offset_bytes = 0;
+    std::uint64_t guard_bytes = 0;
+    std::uint64_t page_bytes = 0;
+    int protection = 0;
+    int flags = 0;
+    std::string what;
+};
 
 Mapping& Mapping::operator=(Mapping&& other) noexcept {
     if (this != &other) {
         reset();
         bytes_ = std::exchange(other.bytes_, {});
+        whole_ = std::exchange(other.whole_, {});
     }
     return *this;
 }
 
 void Mapping::reset() noexcept {
-    if (!bytes_.empty()) ::munmap(bytes_.data(), bytes_.size());
+    if (!whole_.empty()) ::munmap(whole_.data(), whole_.size());
     bytes_ = {};
+    whole_ = {};
+}
+
+Result<Mapping> Mapping::map(const Plan& plan) {
+    // More than this is no address space of ours; all sums below stay far from 2^64.
+    constexpr std::uint64_t limit = std::uint64_t{1} << 56;
+    if (plan.size_bytes == 0 || plan.size_bytes > limit || plan.guard_bytes > limit)
+        return Error{
+            Errc::out_of_range,
+            fmt::format("{}: a mapping has 1 to {} bytes and a guard at most as many", plan.what, limit)};
+    const std::uint64_t shown = round_up(plan.size_bytes, plan.page_bytes);
+    const std::uint64_t guard = round_up(plan.guard_bytes, plan.page_bytes);
+    if (guard == 0) {
+        std::byte* at = GM_TRY(
+            map_pages(nullptr, shown, plan.protection, plan.flags, plan.fd, plan.offset_bytes, plan.what));
+        return Mapping{std::span{at, plan.size_bytes}, std::span{at, shown}};
+    }
+    // Room for the whole, nothing accessible; then the bytes take the place of its middle.
+    const std::uint64_t room = guard + shown + guard + (plan.page_bytes - page_bytes());
+    std::byte* reserved =
+        GM_TRY(map_pages(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+                         plan.what + ": reserve room for it and its guards"));
+    Mapping mapping{{}, std::span{reserved, room}};
+    const std::uint64_t start =
+        round_up(reinterpret_cast<std::uintptr_t>(reserved) + guard, plan.page_bytes) -
+        reinterpret_cast<std::uintptr_t>(reserved);
+    std::byte* at = GM_TRY(map_pages(reserved + start, shown, plan.protection, plan.flags | MAP_FIXED,
+                                     plan.fd, plan.offset_bytes, plan.what));
+    mapping.bytes_ = std::span{at, plan.size_bytes};
+    return mapping;
 }
 
 Result<Mapping> Mapping::create(FdView fd, std::uint64_t size_bytes, MapAccess access) {
+    return create(fd, MappingOptions{.size_bytes = size_bytes, .access = access});
+}
+
+Result<Mapping> Mapping::create(FdView fd, const MappingOptions& options) {
     const FileFacts facts = GM_TRY_CONTEXT(file_facts(fd), "map");
-    if (size_bytes == 0 || size_bytes > facts.size_bytes)
-        return Error{Errc::out_of_range, fmt::format("map {} bytes of descriptor {}: the file has {} bytes",
-                                                     size_bytes, fd.number(), facts.size_bytes)};
-    const int protection = access == MapAccess::read_only ? PROT_READ : PROT_READ | PROT_WRITE;
-    void* mapped = MAP_FAILED;
-    const int status = checked_call(SysCall::mmap, [&] {
-        mapped = ::mmap(nullptr, size_bytes, protection, MAP_SHARED, fd.number(), 0);
-        return mapped == MAP_FAILED ? -1 : 0;
-    });
-    if (status < 0)
-        return Error::from_errno(errno,
-                                 fmt::format("map {} bytes of descriptor {}", size_bytes, fd.number()));
-    return Mapping{std::span{static_cast<std::byte*>(mapped), size_bytes}};
+    const std::uint64_t page = GM_TRY_CONTEXT(page_bytes_of(fd), "map");
+    std::string what = fmt::format("map {} bytes at {} of descriptor {}", options.size_bytes,
+                                   options.offset_bytes, fd.number());
+    if (options.offset_bytes % page != 0)
+        return Error{Errc::invalid_argument,
+                     fmt::format("{}: the offset is not a multiple of the page size {}", what, page)};
+    if (options.offset_bytes > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max()))
+        return Error{Errc::out_of_range, fmt::format("{}: no file reaches so far", what)};
+    const std::uint64_t there =
+        options.offset_bytes < facts.size_bytes ? facts.size_bytes - options.offset_bytes : 0;
+    if (options.size_bytes == 0 || (options.size_bytes > there && !options.may_exceed_file))
+        return Error{Errc::out_of_range, fmt::format("{}: the file has {} bytes", what, facts.size_bytes)};
+    Plan plan{.fd = fd.number(),
+              .size_bytes = options.size_bytes,
+              .offset_bytes = options.offset_bytes,
+              .guard_bytes = options.guard_bytes,
+              .page_bytes = page,
+              .protection = options.access == MapAccess::read_only ? PROT_READ : PROT_READ | PROT_WRITE,
+              .flags = options.sharing == MapSharing::shared ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE,
+              .what = std::move(what)};
+    return map(plan);
+}
+
+Result<Mapping> Mapping::create_anonymous(const AnonymousOptions& options) {
+    const int sharing = options.sharing == MapSharing::shared ? MAP_SHARED : MAP_PRIVATE;
+    return map({.fd = -1,
+                .size_bytes = options.size_bytes,
+                .offset_bytes = 0,
+                .guard_bytes = options.guard_bytes,
+                .page_bytes = page_bytes(),
+                .protection = PROT_READ | PROT_WRITE,
+                .flags = sharing | MAP_ANONYMOUS | MAP_NORESERVE,
+                .what = fmt::format("map {} bytes of anonymous memory", options.size_bytes)});
 }
 
 void copy_to_shared(std::span<std::byte> to, std::span<const std::byte> from) {

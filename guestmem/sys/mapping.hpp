@@ -9,22 +9,49 @@
 #include "guestmem/base/result.hpp"
 #include "guestmem/sys/fd.hpp"
 
-/// A piece of our own address space that shows a file's bytes.
+/// A piece of our own address space that shows a file's bytes, or memory that is nobody's file.
 ///
-/// Contract: unmapped on destruction; valid for as long as it lives, also after the descriptor is closed. The
-/// file's size is asked of the kernel before the bytes are mapped: a mapping never reaches past its end.
+/// Concepts: guard pages are pages on both sides that nobody may touch: an access that runs over an edge faults
+/// instead of hitting what happens to lie there.
+/// Contract: unmapped on destruction, guards included; valid for as long as it lives, also after the descriptor is
+/// closed. The file's size is asked of the kernel before the bytes are mapped: a mapping reaches past its end only
+/// when the caller says so. Whole pages are mapped, the bytes asked for are shown: those between the last one and
+/// the end of its page are there, and behind them begins the guard.
 /// Threads: the object one at a time; the bytes any, with the usual rules for memory that others write.
-/// Known holes: a file that can shrink under the mapping raises SIGBUS; map only sealed memory that comes from
-/// others (memfd.hpp tells seals).
+/// Limits: private memory is not reserved (MAP_NORESERVE): a shortage shows when it is written.
+/// Example:
+///     const Mapping ram = GM_TRY(Mapping::create_anonymous({.size_bytes = 64 << 20, .guard_bytes = 4096}));
+/// Known holes: a file that can shrink under the mapping raises SIGBUS: map only sealed memory that comes from
+/// others (memfd.hpp tells seals), or reach it by guarded.hpp. A private copy shows later writes of the file's
+/// owner in pages that were not written here.
 
 namespace guestmem {
 
 enum class MapAccess : std::uint8_t { read_only, read_write };
 
+/// Whether others see what is written here.
+enum class MapSharing : std::uint8_t { shared, private_copy };
+
+struct MappingOptions {
+    std::uint64_t size_bytes = 0;
+    std::uint64_t offset_bytes = 0;  ///< where in the file; a multiple of the page size
+    MapAccess access = MapAccess::read_write;
+    MapSharing sharing = MapSharing::shared;
+    std::uint64_t guard_bytes = 0;  ///< on each side; rounded up to pages
+    bool may_exceed_file = false;   ///< pages past the file's end raise SIGBUS until the file grows
+};
+
+struct AnonymousOptions {
+    std::uint64_t size_bytes = 0;
+    std::uint64_t guard_bytes = 0;
+    MapSharing sharing = MapSharing::private_copy;  ///< shared: with the children of a fork
+};
+
 class Mapping {
 public:
     Mapping() = default;
-    Mapping(Mapping&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+    Mapping(Mapping&& other) noexcept
+        : bytes_(std::exchange(other.bytes_, {})), whole_(std::exchange(other.whole_, {})) {}
     Mapping& operator=(Mapping&& other) noexcept;
     Mapping(const Mapping&) = delete;
     Mapping& operator=(const Mapping&) = delete;
@@ -32,14 +59,21 @@ public:
 
     /// The first `size_bytes` of `fd`, shared.
     [[nodiscard]] static Result<Mapping> create(FdView fd, std::uint64_t size_bytes, MapAccess access);
+    [[nodiscard]] static Result<Mapping> create(FdView fd, const MappingOptions& options);
+    /// Zeros, readable and writable.
+    [[nodiscard]] static Result<Mapping> create_anonymous(const AnonymousOptions& options);
 
     [[nodiscard]] std::span<std::byte> bytes() const { return bytes_; }
 
 private:
-    explicit Mapping(std::span<std::byte> bytes) : bytes_(bytes) {}
+    Mapping(std::span<std::byte> bytes, std::span<std::byte> whole) : bytes_(bytes), whole_(whole) {}
     void reset() noexcept;
 
+    struct Plan;
+    static Result<Mapping> map(const Plan& plan);
+
     std::span<std::byte> bytes_;
+    std::span<std::byte> whole_;  ///< guards and all: what is unmapped
 };
 
 /// Copies into memory that others may read or write at the same time: byte by byte in address order, each byte

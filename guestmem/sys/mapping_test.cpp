@@ -2,13 +2,21 @@
 #include "guestmem/sys/mapping.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
+#include <fstream>
 #include <limits>
+#include <string>
 #include <thread>
 #include <type_traits>
 
+#include "guestmem/sys/fault_guard.hpp"
+#include "guestmem/sys/guarded.hpp"
 #include "guestmem/sys/memfd.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
 #include "guestmem/sys/testing/resources.hpp"
@@ -91,7 +99,221 @@ TEST(Mapping, WhateverFailsNothingIsLeft) {
     const Fd memory = some_memory();
     const auto count =
         for_each_fault([&] { return Mapping::create(memory, two_pages, MapAccess::read_write); });
-    EXPECT_EQ(count, 3U);  // fstat, F_GETFL, mmap
+    EXPECT_EQ(count, 4U);  // fstat, F_GETFL, fstatfs, mmap
+}
+
+// ------------------------------------------------------------------------- offsets, private copies, guards
+
+bool can_load(const std::byte* at) {
+    GM_CHECK(install_fault_guard() && prepare_thread_for_guest_memory());
+    std::uint8_t value = 0;
+    return try_load(at, value);
+}
+
+/// The size of the whole address space: what a guard takes is seen nowhere else.
+std::uint64_t virtual_bytes() {
+    std::ifstream file{"/proc/self/statm"};
+    std::uint64_t pages = 0;
+    file >> pages;
+    return pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+// Far above what a heap or a sanitizer takes meanwhile.
+constexpr std::uint64_t large_guard = std::uint64_t{16} << 30;
+constexpr std::uint64_t small_change = std::uint64_t{4} << 30;
+
+TEST(Mapping, BeginsAtItsOffset) {
+    const Fd memory = some_memory();
+    const Mapping whole = Mapping::create(memory, two_pages, MapAccess::read_write).value();
+    const Mapping second = Mapping::create(memory, {.size_bytes = 4096, .offset_bytes = 4096}).value();
+
+    whole.bytes()[4096] = std::byte{1};
+    second.bytes().back() = std::byte{2};
+
+    EXPECT_EQ(second.bytes().front(), std::byte{1});
+    EXPECT_EQ(whole.bytes().back(), std::byte{2});
+}
+
+TEST(Mapping, AnOffsetIsAMultipleOfThePageSize) {
+    const Fd memory = some_memory();
+    for (const std::uint64_t offset : {1U, 4095U, 4097U}) {
+        const auto mapping = Mapping::create(memory, {.size_bytes = 1, .offset_bytes = offset});
+        ASSERT_FALSE(mapping) << offset;
+        EXPECT_EQ(mapping.error().code(), Errc::invalid_argument) << offset;
+        EXPECT_NE(mapping.error().message().find("page size 4096"), std::string::npos);
+    }
+}
+
+TEST(Mapping, OffsetAndSizeTogetherStayInsideTheFile) {
+    constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+    const Fd memory = some_memory();
+    for (const auto& [offset, size] : {std::pair<std::uint64_t, std::uint64_t>{4096, 4097},
+                                       {two_pages, 1},
+                                       {4096, most},
+                                       {4096, most - 4095},
+                                       {most - 4095, 4096},
+                                       {std::uint64_t{1} << 63, 4096}}) {
+        const auto mapping = Mapping::create(memory, {.size_bytes = size, .offset_bytes = offset});
+        ASSERT_FALSE(mapping) << offset << " " << size;
+        EXPECT_EQ(mapping.error().code(), Errc::out_of_range) << offset << " " << size;
+    }
+    EXPECT_TRUE(Mapping::create(memory, {.size_bytes = 4096, .offset_bytes = 4096}));
+}
+
+TEST(Mapping, ReachesPastTheFileOnlyWhenAsked) {
+    const TempFolder folder;
+    const Fd file = open_file(folder.write("ram", std::string(5000, 'x')), OpenMode::read_write).value();
+    MappingOptions options{.size_bytes = 3 * 4096};
+    const auto refused = Mapping::create(file, options);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::out_of_range);
+    EXPECT_NE(refused.error().message().find("the file has 5000 bytes"), std::string::npos);
+
+    options.may_exceed_file = true;
+    const Mapping mapping = Mapping::create(file, options).value();
+
+    EXPECT_TRUE(can_load(mapping.bytes().data() + 8191));
+    EXPECT_FALSE(can_load(mapping.bytes().data() + 8192));
+    ASSERT_EQ(::ftruncate(file.view().number(), 3 * 4096), 0);
+    EXPECT_TRUE(can_load(mapping.bytes().data() + 8192));
+}
+
+TEST(Mapping, WhatIsNoAddressSpaceIsRefused) {
+    const Fd memory = some_memory();
+    constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+    for (const std::uint64_t size :
+         {most, most - 4095, std::uint64_t{1} << 63, std::uint64_t{1} << 57, std::uint64_t{1} << 50}) {
+        EXPECT_FALSE(Mapping::create(memory, {.size_bytes = size, .may_exceed_file = true})) << size;
+        EXPECT_FALSE(Mapping::create(memory, {.size_bytes = 4096, .guard_bytes = size})) << size;
+        EXPECT_FALSE(Mapping::create_anonymous({.size_bytes = size})) << size;
+        EXPECT_FALSE(Mapping::create_anonymous({.size_bytes = 4096, .guard_bytes = size})) << size;
+    }
+    EXPECT_FALSE(Mapping::create_anonymous({}));
+    EXPECT_FALSE(Mapping::create(memory, {.may_exceed_file = true}));
+}
+
+TEST(Mapping, APrivateCopyIsNobodyElses) {
+    const TempFolder folder;
+    const Fd file = open_file(folder.write("ram", std::string(two_pages, 'x')), OpenMode::read).value();
+    const Mapping copy =
+        Mapping::create(file, {.size_bytes = two_pages, .sharing = MapSharing::private_copy}).value();
+
+    EXPECT_EQ(copy.bytes().back(), std::byte{'x'});
+    copy.bytes().front() = std::byte{'y'};
+
+    EXPECT_EQ(folder.read("ram"), std::string(two_pages, 'x'));
+}
+
+TEST(Mapping, AReadOnlyOneIsNotWritable) {
+    const Mapping mapping =
+        Mapping::create(some_memory(),
+                        {.size_bytes = two_pages, .access = MapAccess::read_only, .guard_bytes = 1})
+            .value();
+    EXPECT_TRUE(can_load(mapping.bytes().data()));
+    EXPECT_FALSE(try_store(mapping.bytes().data(), std::uint8_t{1}));
+}
+
+TEST(Mapping, AnonymousMemoryIsZeroAndWritable) {
+    for (const MapSharing sharing : {MapSharing::private_copy, MapSharing::shared}) {
+        const Mapping memory =
+            Mapping::create_anonymous({.size_bytes = 5000, .guard_bytes = 4096, .sharing = sharing}).value();
+        ASSERT_EQ(memory.bytes().size(), 5000U);
+        EXPECT_TRUE(std::ranges::all_of(memory.bytes(), [](std::byte byte) { return byte == std::byte{0}; }));
+        memory.bytes().front() = memory.bytes().back() = std::byte{1};
+    }
+}
+
+TEST(Mapping, AnonymousMemoryIsSharedWithAChildOnlyWhenItIsShared) {
+    for (const MapSharing sharing : {MapSharing::private_copy, MapSharing::shared}) {
+        const Mapping memory = Mapping::create_anonymous({.size_bytes = 4096, .sharing = sharing}).value();
+        const pid_t child = ::fork();
+        ASSERT_GE(child, 0);
+        if (child == 0) {
+            memory.bytes().front() = std::byte{9};
+            ::_exit(0);
+        }
+        ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+        EXPECT_EQ(memory.bytes().front() == std::byte{9}, sharing == MapSharing::shared);
+    }
+}
+
+TEST(Mapping, NobodyGoesPastAGuard) {
+    const Fd memory = some_memory();
+    for (const std::uint64_t guard : {1U, 4096U, 5000U}) {
+        for (const std::uint64_t size : {std::uint64_t{1}, std::uint64_t{5000}, two_pages}) {
+            const std::array mappings{
+                Mapping::create(memory, {.size_bytes = size, .guard_bytes = guard}).value(),
+                Mapping::create_anonymous({.size_bytes = size, .guard_bytes = guard}).value()};
+            for (const Mapping& mapping : mappings) {
+                const std::byte* const first = mapping.bytes().data();
+                const std::uint64_t pages = (size + 4095) / 4096 * 4096;
+                const std::uint64_t guard_pages = (guard + 4095) / 4096 * 4096;
+                EXPECT_EQ(mapping.bytes().size(), size);
+                EXPECT_TRUE(can_load(first));
+                EXPECT_TRUE(can_load(first + pages - 1));
+                EXPECT_FALSE(can_load(first - 1));
+                EXPECT_FALSE(can_load(first - guard_pages));
+                EXPECT_FALSE(can_load(first + pages));
+                EXPECT_FALSE(can_load(first + pages + guard_pages - 1));
+            }
+        }
+    }
+}
+
+TEST(Mapping, GuardsGoAndMoveWithIt) {
+    const std::uint64_t before = virtual_bytes();
+    const Fd memory = some_memory();
+    {
+        Mapping first = Mapping::create(memory, {.size_bytes = 5000, .guard_bytes = large_guard}).value();
+        EXPECT_GT(virtual_bytes(), before + 2 * large_guard);
+        Mapping second{std::move(first)};
+        EXPECT_GT(virtual_bytes(), before + 2 * large_guard);
+        second = Mapping::create_anonymous({.size_bytes = 5000, .guard_bytes = large_guard}).value();
+        EXPECT_LT(virtual_bytes(), before + 2 * large_guard + small_change);
+        EXPECT_FALSE(can_load(second.bytes().data() - 1));
+    }
+    EXPECT_LT(virtual_bytes(), before + small_change);
+}
+
+TEST(Mapping, WhateverFailsNothingIsLeftOfGuards) {
+    const Fd memory = some_memory();
+    const std::uint64_t before = virtual_bytes();
+    const auto look = [&] { EXPECT_LT(virtual_bytes(), before + small_change); };
+    EXPECT_EQ(
+        for_each_fault(
+            [&] { return Mapping::create(memory, {.size_bytes = 5000, .guard_bytes = large_guard}); }, look),
+        5U);  // fstat, F_GETFL, fstatfs, mmap twice
+    EXPECT_EQ(for_each_fault(
+                  [&] { return Mapping::create_anonymous({.size_bytes = 5000, .guard_bytes = large_guard}); },
+                  look),
+              2U);
+    EXPECT_EQ(for_each_fault([&] { return Mapping::create_anonymous({.size_bytes = 5000}); }, look), 1U);
+}
+
+TEST(Mapping, OfHugePagesIsAlignedAndGoesWhole) {
+    constexpr std::uint64_t huge = std::uint64_t{2} << 20;
+    const Fd file{::memfd_create("test", MFD_CLOEXEC | MFD_HUGETLB | (21U << MAP_HUGE_SHIFT))};
+    if (!file.is_open()) GTEST_SKIP() << "this kernel has no huge pages of 2 MiB";
+    ASSERT_EQ(::ftruncate(file.view().number(), 2 * huge), 0);
+    const std::uint64_t before = virtual_bytes();
+    // Private: nothing is reserved, so this works where no huge page is free; none is touched.
+    MappingOptions options{.size_bytes = 5000, .offset_bytes = huge, .sharing = MapSharing::private_copy};
+    if (const auto plain = Mapping::create(file, options); !plain)
+        GTEST_SKIP() << "huge pages of 2 MiB cannot be mapped: " << plain.error().message();
+    for (const std::uint64_t guard : {std::uint64_t{0}, std::uint64_t{4096}, large_guard}) {
+        options.guard_bytes = guard;
+        const Mapping mapping = Mapping::create(file, options).value();
+        EXPECT_EQ(reinterpret_cast<std::uintptr_t>(mapping.bytes().data()) % huge, 0U);
+        EXPECT_EQ(mapping.bytes().size(), 5000U);
+        if (guard == 0) continue;
+        EXPECT_FALSE(can_load(mapping.bytes().data() - 1));
+        EXPECT_FALSE(can_load(mapping.bytes().data() + huge));
+    }
+    EXPECT_LT(virtual_bytes(), before + small_change);
+    options.offset_bytes = 4096;
+    const auto refused = Mapping::create(file, options);
+    ASSERT_FALSE(refused);
+    EXPECT_NE(refused.error().message().find("page size 2097152"), std::string::npos)
+        << refused.error().message();
 }
 
 TEST(CopyToShared, CopiesAllBytesAndNoMore) {

@@ -21,7 +21,8 @@ EXECUTABLE = ("dev", ".ci/run")
 # Extensions that have a place in the tree; "" is a name without one.
 EXTENSIONS = {
     ".cpp", ".hpp", ".h", ".S", ".ld", ".py", ".sh", ".cmake", ".in", ".md", ".json", ".toml", ".txt", ".service",
-    ".socket", ".qvmconf", ".frag", ".dts", ".dtb", ".dsl", ".aml", ".bin", ".1", ".5", ".8", ".svg", "",
+    ".socket", ".qvmconf", ".frag", ".dts", ".dtb", ".dsl", ".aml", ".bin", ".1", ".5", ".8", ".svg", ".rs", ".lock",
+    "",
 }
 NAMES_WITHOUT_EXTENSION = {
     "dev", "run", "LICENSE", ".clang-format", ".clang-tidy", ".editorconfig", ".gitignore", ".gitattributes",
@@ -38,7 +39,7 @@ MIN_ESSAY_CHARACTERS = 60
 
 
 def check_license_line(project):
-    suffixes = (".cpp", ".hpp", ".h", ".py", ".sh", ".cmake", ".S")
+    suffixes = (".cpp", ".hpp", ".h", ".py", ".sh", ".cmake", ".S", ".rs")
     for file in project.files:
         wanted = file.suffix in suffixes or file.name in ("CMakeLists.txt", "dev") or file.path == ".ci/run"
         if not wanted:

@@ -104,6 +104,10 @@ class Shape(Sample):
         self.write("a.cpp", "int a;\n" + LICENSE_LINE)
         self.assert_breaks(shape.check_license_line, "a.cpp:1", "SPDX")
 
+    def test_rust_has_a_license_line_too(self):
+        self.write("bench/peers/a/src/main.rs", "fn main() {}\n")
+        self.assert_breaks(shape.check_license_line, "main.rs:1", "SPDX")
+
     def test_the_license_may_follow_the_interpreter(self):
         self.write("a.py", "#!/usr/bin/env python3\n# SPDX-License-Identifier: Apache-2.0\n")
         self.write("a.cpp", LICENSE_LINE)

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/mem/lookup_index.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "guestmem/base/check.hpp"
+
+namespace guestmem {
+
+namespace {
+
+using Regions = std::span<const std::shared_ptr<const Region>>;
+
+std::uint64_t first_of(const Region& region) { return region.range().base().value(); }
+std::uint64_t last_of(const Region& region) { return region.range().last().value(); }
+
+/// Whether no two regions share a cell of 2^shift bytes.
+bool has_own_cells(Regions regions, std::uint64_t base, unsigned shift) {
+    for (std::size_t i = 1; i < regions.size(); ++i)
+        if ((last_of(*regions[i - 1]) - base) >> shift == (first_of(*regions[i]) - base) >> shift)
+            return false;
+    return true;
+}
+
+/// The first and the last address that have a floating key.
+std::uint64_t first_of_key(std::uint64_t key, unsigned key_bits) {
+    const std::uint64_t mantissa = (key & ((1U << key_bits) - 1)) + (1U << key_bits);
+    const std::uint64_t page = (mantissa << (key >> key_bits)) - (1U << key_bits);
+    return page << 12;
+}
+std::uint64_t last_of_key(std::uint64_t key, unsigned key_bits) {
+    // The last key begins 2^key_bits pages below 2^64; what would follow it wraps.
+    const std::uint64_t next = first_of_key(key + 1, key_bits);
+    return next > first_of_key(key, key_bits) ? next - 1 : std::numeric_limits<std::uint64_t>::max();
+}
+
+LookupEntry entry_of(const Region& region) {
+    LookupEntry entry;
+    entry.base = first_of(region);
+    if (region.is_memory()) {
+        const std::uint64_t size_bytes = region.range().size_bytes();
+        entry.host = region.host_base();
+        // An aligned guest address has to be an aligned host address; where it is not, the slow way looks closely.
+        const bool is_congruent = ((reinterpret_cast<std::uintptr_t>(entry.host) - entry.base) & 7) == 0;
+        entry.room = is_congruent && size_bytes >= 8 ? size_bytes - 7 : 0;
+        entry.tracker_bits = reinterpret_cast<std::uintptr_t>(&region.dirty());
+    }
+    if (!region.is_writable()) entry.tracker_bits |= 1;
+    return entry;
+}
+
+}  // namespace
+
+LookupIndex::LookupIndex(Regions regions) : count_regions_(regions.size()) {
+    static_assert(alignof(DirtyTracker) > 1, "the lowest bit of its address says read-only");
+    GM_CHECK(regions.size() <= max_regions);
+    entries_.reserve(regions.size() + 1);
+    for (const auto& region : regions) entries_.push_back(entry_of(*region));
+    entries_.push_back({.tracker_bits = 1});
+    if (choose_linear(regions)) {
+        build_linear(regions);
+    } else {
+        build_floating(regions);
+    }
+}
+
+bool LookupIndex::choose_linear(Regions regions) {
+    if (regions.empty()) return true;
+    linear_base_ = first_of(*regions.front());
+    const std::uint64_t distance = last_of(*regions.back()) - linear_base_;
+    // The largest cells that keep the regions apart make the smallest table.
+    for (unsigned shift = 63; (distance >> shift) < max_linear_cells; --shift) {
+        if (has_own_cells(regions, linear_base_, shift)) {
+            linear_shift_ = shift;
+            return true;
+        }
+        if (shift == 0) break;
+    }
+    return false;
+}
+
+void LookupIndex::build_linear(Regions regions) {
+    kind_ = Kind::linear;
+    const auto none = static_cast<std::uint16_t>(regions.size());
+    if (!regions.empty()) count_cells_ = ((last_of(*regions.back()) - linear_base_) >> linear_shift_) + 1;
+    cells_.assign(count_cells_ + 1, none);
+    for (std::size_t i = 0; i < regions.size(); ++i) {
+        const std::uint64_t first = (first_of(*regions[i]) - linear_base_) >> linear_shift_;
+        const std::uint64_t last = (last_of(*regions[i]) - linear_base_) >> linear_shift_;
+        for (std::uint64_t cell = first; cell <= last; ++cell) cells_[cell] = static_cast<std::uint16_t>(i);
+    }
+}
+
+void LookupIndex::build_floating(Regions regions) {
+    kind_ = Kind::floating;
+    count_buckets_ = floating_key(last_of(*regions.back())) + 1;
+    buckets_.resize(count_buckets_ + 1);
+    // Cell 0 is the answer of all buckets without a region.
+    cells_.assign(1, static_cast<std::uint16_t>(regions.size()));
+    std::size_t first = 0;
+    for (std::uint64_t key = floating_key(first_of(*regions.front())); key < count_buckets_; ++key) {
+        while (first < regions.size() && floating_key(last_of(*regions[first])) < key) ++first;
+        std::size_t count = 0;
+        while (first + count < regions.size() && floating_key(first_of(*regions[first + count])) <= key)
+            ++count;
+        if (count != 0) build_bucket(key, regions, first, count);
+    }
+    cells_.shrink_to_fit();
+}
+
+void LookupIndex::build_bucket(std::uint64_t key, Regions regions, std::size_t first, std::size_t count) {
+    Bucket& bucket = buckets_[key];
+    bucket.first_cell = static_cast<std::uint32_t>(cells_.size());
+    if (count == 1) {
+        // All addresses of the bucket lead to cell 0 of it: whatever is outside of the region fails the comparison.
+        if (cells_.size() > 1 && cells_.back() == first) {
+            --bucket.first_cell;
+        } else {
+            cells_.push_back(static_cast<std::uint16_t>(first));
+        }
+        return;
+    }
+    // A region may reach into this bucket from below, or out of it at the top.
+    const std::uint64_t lowest = std::max(first_of(*regions[first]), first_of_key(key, key_bits));
+    const std::uint64_t highest = std::min(last_of(*regions[first + count - 1]), last_of_key(key, key_bits));
+    const std::uint64_t distance = highest - lowest;
+    const std::size_t left = max_floating_cells - std::min(cells_.size(), max_floating_cells);
+    const std::size_t limit = std::min({std::bit_ceil(count * 16), max_bucket_cells, left});
+    unsigned shift = 0;
+    while ((distance >> shift) >= std::max<std::size_t>(limit, 1)) ++shift;
+    bucket.base = lowest;
+    bucket.shift = static_cast<std::uint8_t>(shift);
+    bucket.count_cells = static_cast<std::uint16_t>((distance >> shift) + 1);
+    const auto none = static_cast<std::uint16_t>(regions.size());
+    cells_.resize(cells_.size() + bucket.count_cells + 1, none);
+    for (std::size_t i = first; i < first + count; ++i) {
+        const std::uint64_t begin = (std::max(first_of(*regions[i]), lowest) - lowest) >> shift;
+        const std::uint64_t end = (std::min(last_of(*regions[i]), highest) - lowest) >> shift;
+        for (std::uint64_t cell = begin; cell <= end; ++cell) {
+            std::uint16_t& place = cells_[bucket.first_cell + cell];
+            if (place != none) bucket.is_crowded = 1;
+            place = static_cast<std::uint16_t>(i);
+        }
+    }
+}
+
+std::size_t LookupIndex::find_at_or_below(std::uint64_t address) const {
+    const auto end = entries_.begin() + static_cast<std::ptrdiff_t>(count_regions_);
+    const auto above =
+        std::upper_bound(entries_.begin(), end, address,
+                         [](std::uint64_t value, const LookupEntry& entry) { return value < entry.base; });
+    if (above == entries_.begin()) return count_regions_;
+    return static_cast<std::size_t>(above - entries_.begin()) - 1;
+}
+
+const LookupEntry& LookupIndex::search(std::uint64_t address) const {
+    // Halving without branches: which half is taken is as random as the address.
+    const LookupEntry* at = entries_.data();
+    for (std::size_t count = count_regions_; count > 1;) {
+        const std::size_t half = count / 2;
+        at += at[half].base <= address ? half : 0;
+        count -= half;
+    }
+    return *at;
+}
+
+std::string_view LookupIndex::kind() const { return kind_ == Kind::linear ? "linear" : "floating"; }
+
+std::size_t LookupIndex::index_bytes() const {
+    return cells_.size() * sizeof(std::uint16_t) + buckets_.size() * sizeof(Bucket);
+}
+
+}  // namespace guestmem

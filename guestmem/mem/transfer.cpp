@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/mem/transfer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "guestmem/sys/scatter_io.hpp"
+
+namespace guestmem {
+
+namespace {
+
+constexpr std::size_t buffer_bytes = 4096;
+
+/// The pieces of a range up to the first byte that refuses, at most as many as one system call takes.
+struct Gathered {
+    std::vector<Piece> pieces;
+    std::vector<IoSlice> slices;
+    std::uint64_t size_bytes = 0;
+};
+
+template <typename Space>
+AccessResult<Gathered> gather(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
+                              Access access) {
+    Gathered gathered;
+    while (gathered.size_bytes < size_bytes && gathered.slices.size() < max_io_slices) {
+        const auto at = address.checked_add(gathered.size_bytes);
+        const AccessResult<Piece> piece =
+            at ? memory.find_piece(*at, access)
+               : AccessResult<Piece>{AccessError{AccessReason::overflow, access, address.value(), 0}};
+        if (!piece) {
+            if (gathered.size_bytes == 0) return piece.error();
+            break;
+        }
+        const std::uint64_t count = std::min(piece->size_bytes, size_bytes - gathered.size_bytes);
+        gathered.pieces.push_back(*piece);
+        gathered.slices.push_back({piece->host, count});
+        gathered.size_bytes += count;
+    }
+    return gathered;
+}
+
+void mark_written(const Gathered& gathered, std::uint64_t count) {
+    for (std::size_t i = 0; i < gathered.pieces.size() && count != 0; ++i) {
+        const std::uint64_t part = std::min<std::uint64_t>(count, gathered.slices[i].size_bytes);
+        gathered.pieces[i].mark_written(0, part);
+        count -= part;
+    }
+}
+
+Transfer refused(const AccessError& error, Access access) {
+    return {0, error.to_error(access == Access::write ? "read into guest memory" : "write out guest memory")};
+}
+
+Transfer transferred(Result<std::size_t> result) {
+    if (!result) return {0, std::move(result).error()};
+    return {*result, {}};
+}
+
+/// Repeats `step(address, size left, bytes done)` until all is done.
+template <typename Space, typename Step>
+Transfer repeat(Address<Space> address, std::uint64_t size_bytes, std::string_view what, Step&& step) {
+    if (size_bytes != 0 && !address.checked_add(size_bytes - 1))
+        return {0, AccessError{AccessReason::overflow, Access::read, address.value(), 0}.to_error(what)};
+    std::uint64_t done = 0;
+    while (done < size_bytes) {
+        Transfer moved = step(Address<Space>{address.value() + done}, size_bytes - done, done);
+        done += moved.count_done;
+        if (!moved.status) return {done, std::move(moved.status)};
+        if (moved.count_done == 0)
+            return {done, Error{Errc::out_of_range, fmt::format("{}: the stream ended after {} of {} bytes",
+                                                                what, done, size_bytes)}};
+    }
+    return {done, {}};
+}
+
+FdStream further(const FdStream& stream, std::uint64_t count) {
+    if (!stream.offset_bytes) return stream;
+    return {stream.fd, *stream.offset_bytes + count};
+}
+
+}  // namespace
+
+template <typename Space>
+Transfer read_some_from(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
+                        const FdStream& source) {
+    if (size_bytes == 0) return {0, {}};
+    const auto gathered = gather(memory, address, size_bytes, Access::write);
+    if (!gathered) return refused(gathered.error(), Access::write);
+    Result<std::size_t> count = read_scattered(source.fd, gathered->slices, source.offset_bytes);
+    mark_written(*gathered, count ? *count : gathered->size_bytes);
+    return transferred(std::move(count));
+}
+
+template <typename Space>
+Transfer read_from(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
+                   const FdStream& source) {
+    return repeat(address, size_bytes, "read into guest memory",
+                  [&](Address<Space> at, std::uint64_t left, std::uint64_t done) {
+                      return read_some_from(memory, at, left, further(source, done));
+                  });
+}
+
+template <typename Space>
+Transfer write_some_to(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
+                       const FdStream& sink) {
+    if (size_bytes == 0) return {0, {}};
+    const auto gathered = gather(memory, address, size_bytes, Access::read);
+    if (!gathered) return refused(gathered.error(), Access::read);
+    return transferred(write_scattered(sink.fd, gathered->slices, sink.offset_bytes));
+}
+
+template <typename Space>
+Transfer write_to(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
+                  const FdStream& sink) {
+    return repeat(address, size_bytes, "write out guest memory",
+                  [&](Address<Space> at, std::uint64_t left, std::uint64_t done) {
+                      return write_some_to(memory, at, left, further(sink, done));
+                  });
+}
+
+template <typename Space>
+Transfer read_some_from(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
+                        ByteSource& source) {
+    if (size_bytes == 0) return {0, {}};
+    // What the stream gives is gone from there: it is asked for no more than can be written.
+    const AccessResult<Piece> piece = memory.find_piece(address, Access::write);
+    if (!piece) return refused(piece.error(), Access::write);
+    std::array<std::byte, buffer_bytes> buffer;
+    const std::span room = std::span{buffer}.first(std::min({buffer.size(), size_bytes, piece->size_bytes}));
+    const Result<std::size_t> count = source.read_some(room);
+    if (!count) return {0, count.error()};
+    if (*count > room.size())
+        return {0, Error{Errc::corrupt,
+                         fmt::format("read into guest memory: the stream says it gave {} bytes of {}", *count,
+                                     room.size())}};
+    const auto written = memory.write_bytes(address, room.first(*count));
+    if (!written) return {written.error().count_done(), written.error().to_error("read into guest memory")};
+    return {*count, {}};
+}
+
+template <typename Space>
+Transfer read_from(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
+                   ByteSource& source) {
+    return repeat(address, size_bytes, "read into guest memory",
+                  [&](Address<Space> at, std::uint64_t left, std::uint64_t /*done*/) {
+                      return read_some_from(memory, at, left, source);
+                  });
+}
+
+template <typename Space>
+Transfer write_some_to(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
+                       ByteSink& sink) {
+    if (size_bytes == 0) return {0, {}};
+    std::array<std::byte, buffer_bytes> buffer;
+    const auto read = memory.read_some(
+        address, std::span{buffer}.first(std::min<std::uint64_t>(buffer.size(), size_bytes)));
+    if (!read) return refused(read.error(), Access::read);
+    const Result<std::size_t> count = sink.write_some(std::span{buffer}.first(*read));
+    if (!count) return {0, count.error()};
+    if (*count > *read)
+        return {0, Error{Errc::corrupt,
+                         fmt::format("write out guest memory: the stream says it took {} bytes of {}", *count,
+                                     *read)}};
+    return {*count, {}};
+}
+
+template <typename Space>
+Transfer write_to(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
+                  ByteSink& sink) {
+    return repeat(address, size_bytes, "write out guest memory",
+                  [&](Address<Space> at, std::uint64_t left, std::uint64_t /*done*/) {
+                      return write_some_to(memory, at, left, sink);
+                  });
+}
+
+#define GM_FOR_SPACE_(Space)                                                                              \
+    template Transfer read_some_from(ByteAccess<Space>&, Address<Space>, std::uint64_t, const FdStream&); \
+    template Transfer read_from(ByteAccess<Space>&, Address<Space>, std::uint64_t, const FdStream&);      \
+    template Transfer write_some_to(ByteAccess<Space>&, Address<Space>, std::uint64_t, const FdStream&);  \
+    template Transfer write_to(ByteAccess<Space>&, Address<Space>, std::uint64_t, const FdStream&);       \
+    template Transfer read_some_from(ByteAccess<Space>&, Address<Space>, std::uint64_t, ByteSource&);     \
+    template Transfer read_from(ByteAccess<Space>&, Address<Space>, std::uint64_t, ByteSource&);          \
+    template Transfer write_some_to(ByteAccess<Space>&, Address<Space>, std::uint64_t, ByteSink&);        \
+    template Transfer write_to(ByteAccess<Space>&, Address<Space>, std::uint64_t, ByteSink&);
+GM_FOR_SPACE_(GuestPhysicalSpace)
+GM_FOR_SPACE_(IoVirtualSpace)
+#undef GM_FOR_SPACE_
+
+}  // namespace guestmem

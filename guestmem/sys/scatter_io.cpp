@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/sys/scatter_io.hpp"
+
+#include <fmt/format.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <ctime>
+#include <limits>
+#include <string>
+#include <type_traits>
+
+#include "guestmem/sys/faults.hpp"
+
+namespace guestmem {
+namespace {
+
+static_assert(sizeof(IoSlice) == sizeof(iovec));
+static_assert(offsetof(IoSlice, data) == offsetof(iovec, iov_base));
+static_assert(offsetof(IoSlice, size_bytes) == offsetof(iovec, iov_len));
+static_assert(std::is_standard_layout_v<IoSlice> && max_io_slices <= UIO_MAXIOV);
+
+/// The kernel's view of the slices; it reads iovecs and never keeps them.
+std::span<const iovec> vectors_of(std::span<const IoSlice> slices) {
+    const std::size_t count = std::min(slices.size(), max_io_slices);
+    return {reinterpret_cast<const iovec*>(slices.data()), count};
+}
+
+Error io_error(std::string_view verb, FdView fd, std::size_t count_slices) {
+    const int os_error = errno;
+    Error error = Error::from_errno(
+        os_error, fmt::format("{} {} pieces, descriptor {}", verb, count_slices, fd.number()));
+    if (os_error == EAGAIN) return Error{Errc::unavailable, os_error, error.message()};
+    return error;
+}
+
+Error offset_error(std::string_view verb, FdView fd, std::uint64_t offset_bytes) {
+    return Error{Errc::out_of_range, fmt::format("{} descriptor {} at {}: no file reaches so far", verb,
+                                                 fd.number(), offset_bytes)};
+}
+
+bool is_offset(std::uint64_t offset_bytes) {
+    return offset_bytes <= static_cast<std::uint64_t>(std::numeric_limits<off_t>::max());
+}
+
+ssize_t write_vectors(FdView fd, std::span<const iovec> vectors) {
+    return checked_call(SysCall::writev, [&] {
+        return ::writev(fd.number(), vectors.data(), static_cast<int>(vectors.size()));
+    });
+}
+
+ssize_t send_vectors(FdView fd, std::span<const iovec> vectors) {
+    msghdr message{};
+    message.msg_iov = const_cast<iovec*>(vectors.data());  // sendmsg(2) only reads them
+    message.msg_iovlen = vectors.size();
+    return checked_call(SysCall::sendmsg, [&] { return ::sendmsg(fd.number(), &message, MSG_NOSIGNAL); });
+}
+
+/// SIGPIPE blocked in this thread, for as long as it lives; one that a write raised meanwhile is taken back.
+class PipeSignalHeld {
+public:
+    PipeSignalHeld() {
+        ::sigemptyset(&pipe_);
+        ::sigaddset(&pipe_, SIGPIPE);
+        sigset_t pending;
+        ::sigpending(&pending);
+        // One that waits already is somebody else's, and a second one is merged with it.
+        was_pending_ = ::sigismember(&pending, SIGPIPE) == 1;
+        ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+    }
+    PipeSignalHeld(const PipeSignalHeld&) = delete;
+    PipeSignalHeld& operator=(const PipeSignalHeld&) = delete;
+    ~PipeSignalHeld() {
+        const int os_error = errno;
+        const timespec at_once{};
+        if (!was_pending_)
+            while (::sigtimedwait(&pipe_, nullptr, &at_once) < 0 && errno == EINTR) {
+            }
+        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+        errno = os_error;
+    }
+
+private:
+    sigset_t pipe_;
+    sigset_t before_;
+    bool was_pending_ = false;
+};
+
+/// writev(2) that raises no SIGPIPE. What raises one is asked for by its kind: sockets have a flag, pipes have not.
+ssize_t write_quietly(FdView fd, std::span<const iovec> vectors) {
+    struct stat facts{};
+    if (checked_call(SysCall::stat, [&] { return ::fstat(fd.number(), &facts); }) < 0) return -1;
+    if (S_ISSOCK(facts.st_mode)) return send_vectors(fd, vectors);
+    if (!S_ISFIFO(facts.st_mode)) return write_vectors(fd, vectors);
+    const PipeSignalHeld held;
+    return write_vectors(fd, vectors);
+}
+
+}  // namespace
+
+Result<std::size_t> read_scattered(FdView fd, std::span<const IoSlice> slices,
+                                   std::optional<std::uint64_t> offset_bytes) {
+    if (offset_bytes && !is_offset(*offset_bytes)) return offset_error("read", fd, *offset_bytes);
+    const std::span<const iovec> vectors = vectors_of(slices);
+    const int count = static_cast<int>(vectors.size());
+    const ssize_t done = checked_call(SysCall::readv, [&] {
+        return offset_bytes ? ::preadv(fd.number(), vectors.data(), count, static_cast<off_t>(*offset_bytes))
+                            : ::readv(fd.number(), vectors.data(), count);
+    });
+    if (done < 0) return io_error("read into", fd, vectors.size());
+    return static_cast<std::size_t>(done);
+}
+
+Result<std::size_t> write_scattered(FdView fd, std::span<const IoSlice> slices,
+                                    std::optional<std::uint64_t> offset_bytes) {
+    if (offset_bytes && !is_offset(*offset_bytes)) return offset_error("write", fd, *offset_bytes);
+    const std::span<const iovec> vectors = vectors_of(slices);
+    const int count = static_cast<int>(vectors.size());
+    const ssize_t done = !offset_bytes ? write_quietly(fd, vectors) : checked_call(SysCall::writev, [&] {
+        // A pipe or socket has no offsets (ESPIPE): no signal.
+        return ::pwritev(fd.number(), vectors.data(), count, static_cast<off_t>(*offset_bytes));
+    });
+    if (done < 0) return io_error("write", fd, vectors.size());
+    return static_cast<std::size_t>(done);
+}
+
+}  // namespace guestmem
