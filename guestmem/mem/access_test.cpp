@@ -15,6 +15,8 @@
 #include <string_view>
 #include <vector>
 
+#include "guestmem/mem/guest_memory.hpp"
+#include "guestmem/mem/testing/lost_memory.hpp"
 #include "guestmem/mem/testing/test_map.hpp"
 
 namespace guestmem {
@@ -22,6 +24,8 @@ namespace {
 
 using testing::counted_bytes;
 using testing::is_all;
+using testing::LostMemory;
+using testing::LostMemoryTest;
 using testing::TestMap;
 using Numbers = std::vector<std::uint64_t>;
 
@@ -444,6 +448,148 @@ TYPED_TEST(ByteAccessTest, MarksInTheTrackerThatTwoPlacesShare) {
     EXPECT_TRUE(std::ranges::equal(there, bytes));
     EXPECT_EQ(memory.take_dirty(0), Numbers{1});
 }
+
+// ---- memory that the host has lost ----
+
+class ByteAccessLostTest : public LostMemoryTest {
+protected:
+    static constexpr std::uint64_t border = LostMemory::base + 2 * page_size_bytes;
+
+    ByteAccessLostTest() {
+        lost_.map().count_up();
+        lost_.lose_from(2);
+    }
+    [[nodiscard]] static AccessError fault(Access access, std::uint64_t count_done) {
+        return AccessError{AccessReason::fault, access, border, count_done};
+    }
+    /// The bytes of the two good pages of the file, and the page below it.
+    [[nodiscard]] std::vector<std::byte> good_bytes() {
+        std::vector<std::byte> all(lost_.map().bytes(0).begin(), lost_.map().bytes(0).end());
+        all.insert(all.end(), lost_.bytes().begin(), lost_.bytes().begin() + 2 * page_size_bytes);
+        return all;
+    }
+    /// The last page of the good ones, in the log's numbers.
+    static constexpr std::uint64_t last_good = 2 * page_size_bytes / testing::dirty_page_bytes - 1;
+
+    static constexpr std::uint64_t counts[] = {0, 1, 7, 8, 63, 64, 65, 100, 511, 513, 4096, 5000};
+
+    GuestMemory memory_{lost_.map().map()};
+};
+
+TEST_P(ByteAccessLostTest, ReadsExactlyTheBytesBeforeTheLostPage) {
+    const std::vector<std::byte> before = good_bytes();
+    for (const std::uint64_t count : counts) {
+        for (const std::uint64_t more : {1U, 30U, 5000U}) {
+            SCOPED_TRACE(::testing::Message() << count << " good bytes, " << more << " lost ones");
+            std::vector<std::byte> to(count + more, std::byte{0xee});
+            const GuestAddress address{border - count};
+            EXPECT_EQ(memory_.read_bytes(address, to).error(), fault(Access::read, count));
+            EXPECT_TRUE(std::ranges::equal(std::span{to}.first(count), std::span{before}.last(count)));
+            std::ranges::fill(to, std::byte{0xee});
+            const auto some = memory_.read_some(address, to);
+            ASSERT_EQ(some.has_value(), count != 0);
+            EXPECT_EQ(some.value_or(0), count);
+            EXPECT_TRUE(std::ranges::equal(std::span{to}.first(count), std::span{before}.last(count)));
+        }
+    }
+    EXPECT_TRUE(lost_.map().take_dirty(LostMemory::number).empty());
+}
+
+TEST_P(ByteAccessLostTest, WritesAndMarksExactlyTheBytesBeforeTheLostPage) {
+    for (const std::uint64_t count : counts) {
+        for (const std::uint64_t more : {1U, 30U, 5000U}) {
+            SCOPED_TRACE(::testing::Message() << count << " good bytes, " << more << " lost ones");
+            const GuestAddress address{border - count};
+            const std::vector<std::byte> from = counted_bytes(count + more, 7);
+            const auto expect_done = [&](std::span<const std::byte> written) {
+                const auto good = lost_.bytes().first(2 * page_size_bytes);
+                EXPECT_TRUE(std::ranges::equal(good.last(count), written.first(count)));
+                EXPECT_TRUE(is_all(good.first(good.size() - count), std::byte{0x11}));
+                const Numbers dirty = lost_.map().take_dirty(LostMemory::number);
+                const std::uint64_t dirty_pages = (count + 63) / 64;
+                ASSERT_EQ(dirty.size(), dirty_pages);
+                if (count != 0) {
+                    EXPECT_EQ(dirty.back(), last_good);
+                }
+                std::ranges::fill(good, std::byte{0x11});
+            };
+            std::ranges::fill(lost_.bytes().first(2 * page_size_bytes), std::byte{0x11});
+            EXPECT_EQ(memory_.write_bytes(address, from).error(), fault(Access::write, count));
+            expect_done(from);
+            const auto some = memory_.write_some(address, from);
+            ASSERT_EQ(some.has_value(), count != 0);
+            EXPECT_EQ(some.value_or(0), count);
+            expect_done(from);
+            EXPECT_EQ(memory_.fill(address, std::byte{0x77}, count + more).error(),
+                      fault(Access::write, count));
+            expect_done(std::vector<std::byte>(count, std::byte{0x77}));
+        }
+    }
+}
+
+TEST_P(ByteAccessLostTest, CopiesAsMuchAsItSays) {
+    for (const std::uint64_t count : {0U, 1U, 63U, 65U, 1000U, 4000U}) {
+        SCOPED_TRACE(count);
+        const auto target = lost_.map().bytes(0);
+        std::ranges::fill(target, std::byte{0x22});
+        const auto out = memory_.copy(lost_.page(0).saturating_sub(page_size_bytes),
+                                      GuestAddress{border - count}, count + 20);
+        ASSERT_FALSE(out);
+        const std::uint64_t done = out.error().count_done();
+        EXPECT_EQ(out.error(), fault(Access::read, done));
+        ASSERT_LE(done, count);
+        EXPECT_TRUE(
+            std::ranges::equal(target.first(done), lost_.bytes().subspan(2 * page_size_bytes - count, done)));
+        EXPECT_TRUE(is_all(target.subspan(done), std::byte{0x22}));
+        EXPECT_EQ(lost_.map().take_dirty(0).empty(), done == 0);
+    }
+    const GuestAddress low{LostMemory::base};
+    EXPECT_EQ(memory_.copy(GuestAddress{border - 100}, low, 200).error(), fault(Access::write, 100));
+    EXPECT_TRUE(
+        std::ranges::equal(lost_.bytes().subspan(2 * page_size_bytes - 100, 100), lost_.bytes().first(100)));
+    // From the top down the lost page comes first.
+    EXPECT_EQ(memory_.copy(GuestAddress{LostMemory::base + 8}, low, 9000).error().count_done(), 0U);
+}
+
+TEST_P(ByteAccessLostTest, ComparesWhatComesBeforeTheLostPage) {
+    const std::vector<std::byte> good = good_bytes();
+    std::vector<std::byte> other(good.end() - 100, good.end());
+    other.resize(200);
+    const GuestAddress address{border - 100};
+    EXPECT_EQ(memory_.compare(address, other).error(), fault(Access::read, 100));
+    other[99] ^= std::byte{1};
+    EXPECT_NE(*memory_.compare(address, other), std::strong_ordering::equal);
+    EXPECT_EQ(memory_.compare(GuestAddress{border}, other).error(), fault(Access::read, 0));
+}
+
+TEST_P(ByteAccessLostTest, ReadsAStringThatEndsBeforeTheLostPage) {
+    for (const std::size_t length : {0U, 1U, 600U}) {
+        SCOPED_TRACE(length);
+        const std::string text(length, 'z');
+        const GuestAddress address{border - length - 1};
+        ASSERT_TRUE(memory_.write_bytes(address, bytes_of(text)));
+        ASSERT_TRUE(memory_.fill(GuestAddress{border - 1}, std::byte{0}, 1));
+        EXPECT_EQ(*memory_.read_string(address, 10000), text);
+        ASSERT_TRUE(memory_.fill(GuestAddress{border - 1}, std::byte{'z'}, 1));
+        EXPECT_EQ(memory_.read_string(address, 10000).error(), fault(Access::read, length + 1));
+    }
+}
+
+TEST_P(ByteAccessLostTest, GoesOnInTheNextRegionOnceThePagesAreBack) {
+    // Touching nothing, it sees nothing lost; the file's size tells.
+    EXPECT_TRUE(memory_.check_range(GuestAddress{LostMemory::base}, LostMemory::size_bytes, Access::write));
+    EXPECT_EQ(lost_.memory().check_whole().has_value(), GetParam() == testing::LostBy::protecting_pages);
+    lost_.find_again();
+    EXPECT_TRUE(lost_.memory().check_whole());
+    const std::vector<std::byte> from = counted_bytes(LostMemory::size_bytes + 2 * page_size_bytes, 3);
+    const GuestAddress address{LostMemory::base - page_size_bytes};
+    ASSERT_TRUE(memory_.write_bytes(address, from));
+    std::vector<std::byte> to(from.size());
+    ASSERT_TRUE(memory_.read_bytes(address, to));
+    EXPECT_EQ(to, from);
+}
+
+INSTANTIATE_TEST_SUITE_P(, ByteAccessLostTest, testing::all_ways_to_lose());
 
 }  // namespace
 }  // namespace guestmem

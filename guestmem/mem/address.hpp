@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <bit>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -64,14 +63,14 @@ public:
     }
 
     [[nodiscard]] constexpr bool is_aligned(std::uint64_t alignment) const {
-        return std::has_single_bit(alignment) && (value_ & (alignment - 1)) == 0;
+        return is_power_of_two(alignment) && (value_ & (alignment - 1)) == 0;
     }
     [[nodiscard]] constexpr std::optional<Address> checked_align_down(std::uint64_t alignment) const {
-        if (!std::has_single_bit(alignment)) return std::nullopt;
+        if (!is_power_of_two(alignment)) return std::nullopt;
         return Address{value_ & ~(alignment - 1)};
     }
     [[nodiscard]] constexpr std::optional<Address> checked_align_up(std::uint64_t alignment) const {
-        if (!std::has_single_bit(alignment)) return std::nullopt;
+        if (!is_power_of_two(alignment)) return std::nullopt;
         const auto raised = checked_add(alignment - 1);
         if (!raised) return std::nullopt;
         return Address{raised->value_ & ~(alignment - 1)};
@@ -82,6 +81,11 @@ public:
     friend constexpr auto operator<=>(Address, Address) = default;
 
 private:
+    /// std::has_single_bit, without the call to count bits that a processor without popcnt makes of it.
+    [[nodiscard]] static constexpr bool is_power_of_two(std::uint64_t number) {
+        return number != 0 && (number & (number - 1)) == 0;
+    }
+
     std::uint64_t value_ = 0;
 };
 

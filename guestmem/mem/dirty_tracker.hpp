@@ -49,10 +49,11 @@ public:
     void mark_written(std::uint64_t offset, std::uint64_t count) {
         // The stores of the data stay above the load; the processor's side of it is start()'s membarrier().
         std::atomic_signal_fence(std::memory_order_seq_cst);
-        if (active_.load(std::memory_order_relaxed) == nullptr) [[likely]]
+        // Acquire, with the release of start(): the log is seen as it was made.
+        DirtyLog* const log = active_.load(std::memory_order_acquire);
+        if (log == nullptr) [[likely]]
             return;
-        // Acquire, with the release of start(): the log is seen as it was made. Off again: nothing to mark.
-        if (DirtyLog* log = active_.load(std::memory_order_acquire)) log->mark(offset, count);
+        log->mark(offset, count);
     }
 
     /// On, with an empty log. An error when it is on, or for a page size that PageGrid refuses.

@@ -22,6 +22,10 @@ namespace {
 
 constexpr std::uint64_t whole_space = std::numeric_limits<std::uint64_t>::max();
 
+std::unique_ptr<DirtyTracker> tracker_with_membarrier(std::uint64_t size_bytes) {
+    return std::make_unique<DirtyTracker>(size_bytes);
+}
+
 /// A tracker of a process that cannot have membarrier: all marks go through the stand-in while it is off.
 std::unique_ptr<DirtyTracker> tracker_without_membarrier(std::uint64_t size_bytes) {
     const FaultInjector injector{0, {.only = SysCall::membarrier, .os_error = ENOSYS}};
@@ -43,7 +47,7 @@ protected:
                        .only = SysCall::membarrier, .os_error = ENOSYS, .repeat = whole_space});
     }
     [[nodiscard]] static std::unique_ptr<DirtyTracker> tracker_of(std::uint64_t size_bytes) {
-        return std::make_unique<DirtyTracker>(size_bytes);
+        return tracker_with_membarrier(size_bytes);
     }
 
 private:
@@ -205,12 +209,18 @@ TEST(DirtyTracker, AHarvestThatFailsKeepsTheMarks) {
 
 constexpr std::uint64_t litmus_bytes = testing::count_litmus_cells * 4096;
 
-/// The mark is what a writer does while start() runs.
+/// The mark is what a writer does while start() runs, on one tracker that goes on and off, or each time on another.
 class Started {
 public:
-    explicit Started(std::unique_ptr<DirtyTracker> tracker) : tracker_(std::move(tracker)) {}
+    using MakeTracker = std::unique_ptr<DirtyTracker> (*)(std::uint64_t size_bytes);
+    enum class Trackers : std::uint8_t { one, many };
+    Started(MakeTracker make, Trackers trackers)
+        : make_(make), trackers_(trackers), tracker_(make(litmus_bytes)) {}
+
     void prepare() {
-        if (tracker_->is_on()) {
+        if (trackers_ == Trackers::many) {
+            tracker_ = make_(litmus_bytes);
+        } else if (tracker_->is_on()) {
             EXPECT_TRUE(tracker_->stop());
         }
     }
@@ -220,6 +230,8 @@ public:
     [[nodiscard]] bool is_marked(std::uint64_t cell) const { return tracker_->log()->is_marked(cell * 4096); }
 
 private:
+    MakeTracker make_;
+    Trackers trackers_;
     std::unique_ptr<DirtyTracker> tracker_;
 };
 
@@ -245,15 +257,22 @@ private:
 
 TEST(DirtyTrackerLitmus, NoWriteIsLostBetweenOffAndOn) {
     const testing::LitmusResult result =
-        testing::run_litmus(Started{std::make_unique<DirtyTracker>(litmus_bytes)});
+        testing::run_litmus(Started{tracker_with_membarrier, Started::Trackers::one});
     testing::expect_both_orders("DirtyTracker::start", result);
     EXPECT_EQ(result.count_lost, 0U);
 }
 
 TEST(DirtyTrackerLitmus, NoWriteIsLostBetweenOffAndOnWithoutMembarrier) {
     const testing::LitmusResult result =
-        testing::run_litmus(Started{tracker_without_membarrier(litmus_bytes)});
+        testing::run_litmus(Started{tracker_without_membarrier, Started::Trackers::one});
     testing::expect_both_orders("DirtyTracker::start without membarrier", result);
+    EXPECT_EQ(result.count_lost, 0U);
+}
+
+TEST(DirtyTrackerLitmus, NoWriteIsLostWhenATrackerIsFirstSwitchedOnWithoutMembarrier) {
+    const testing::LitmusResult result =
+        testing::run_litmus(Started{tracker_without_membarrier, Started::Trackers::many});
+    testing::expect_both_orders("the first DirtyTracker::start without membarrier", result);
     EXPECT_EQ(result.count_lost, 0U);
 }
 

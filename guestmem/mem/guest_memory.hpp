@@ -113,6 +113,8 @@ private:
 
     /// For a MapReader, which sees to it that the map lives.
     GuestMemory() = default;
+    GuestMemory(GuestMemory&&) = default;
+    GuestMemory& operator=(GuestMemory&&) = default;
     void follow(const MemoryMap* map) {
         map_ = map;
         hit_ = {};

@@ -24,7 +24,7 @@ AccessResult<GuestSlice*> CachedSlice::find(const MapReader& reader) {
     const MemoryMap& map = reader.held_map();
     const Run run = GM_TRY(map.find_run(range_.base(), Access::read));
     if (run.size_bytes < range_.size_bytes()) {
-        GM_TRY(map.check_range(range_, Access::read));
+        GM_TRY(MapView{map}.check_range(range_.base(), range_.size_bytes(), Access::read));
         return AccessError{AccessReason::crosses_border, Access::read, range_.base().value() + run.size_bytes,
                            0};
     }

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "guestmem/mem/testing/stopping_page.hpp"
+#include "guestmem/mem/testing/store_buffering.hpp"
 #include "guestmem/mem/testing/table_translator.hpp"
 #include "guestmem/mem/testing/test_map.hpp"
 #include "guestmem/mem/translated_memory.hpp"
@@ -467,6 +469,103 @@ TEST(IoSpaceStress, NorWithoutMembarrier) {
         device.emplace(guest.map());
     }
     expect_nobody_writes_to_the_old_page(*device, guest, 200ms);
+}
+
+// ---- the barrier between a handle and an invalidation ----
+
+/// A writer begins to write at the moment at which its mapping is taken away; what it writes through the old mapping has
+/// to be there when invalidate() returns.
+class Litmus {
+public:
+    Litmus() {
+        guest_.ram(0x8000, 0x1000);
+        device_.emplace(guest_.map());
+    }
+
+    /// How many writes came after invalidate() had returned.
+    std::uint64_t run(std::uint64_t count_rounds) {
+        const testing::TwoProcessors processors;
+        std::thread writer{[&] {
+            processors.take_second();
+            write();
+        }};
+        const std::atomic_ref word{*reinterpret_cast<std::uint64_t*>(guest_.bytes(0).data())};
+        const auto last_moment = std::chrono::steady_clock::now() + 2s;
+        std::uint64_t count_late = 0;
+        std::int64_t lead = 0;
+        std::uint64_t round = 1;
+        for (; round <= count_rounds && std::chrono::steady_clock::now() < last_moment; ++round) {
+            device_->table->set(translation(0x1000, 0x1000, 0x8000));
+            writer_waits_.store(-lead, std::memory_order_relaxed);
+            for (const Line& line : lines_) static_cast<void>(line.value.load(std::memory_order_relaxed));
+            go_.store(round, std::memory_order_release);
+            testing::wait_for(ready_, round);
+            wait(lead);
+            device_->table->remove(0x1000);
+            EXPECT_TRUE(device_->space.invalidate(io_range(0x1000, 0x1000), 10s));
+            const std::uint64_t seen = word.load(std::memory_order_relaxed);
+            testing::wait_for(done_, round);
+            if (word.load(std::memory_order_relaxed) != seen) ++count_late;
+            const bool was_written = seen == round;
+            count_written_ += was_written ? 1 : 0;
+            // Whoever came too early waits a little longer in the next round, so that the two meet.
+            lead = std::clamp<std::int64_t>(lead + (was_written ? -1 : 1), -4'000, 4'000);
+        }
+        go_.store(is_over, std::memory_order_release);
+        writer.join();
+        EXPECT_GT(count_written_, 0U);
+        EXPECT_LT(count_written_, round - 1);
+        return count_late;
+    }
+
+private:
+    static constexpr std::uint64_t is_over = ~std::uint64_t{0};
+    struct alignas(64) Line {
+        std::atomic<std::uint64_t> value{0};
+    };
+
+    void write() {
+        const auto memory = device_->space.make_memory("writer", guest_.map()).value();
+        for (std::uint64_t round = 1;; ++round) {
+            testing::wait_for(go_, round);
+            if (go_.load(std::memory_order_relaxed) == is_over) return;
+            EXPECT_TRUE(memory->read<std::uint64_t>(IoAddress{0x1000}));
+            ready_.store(round, std::memory_order_release);
+            wait(writer_waits_.load(std::memory_order_relaxed));
+            // Lines of the other processor: what is stored behind them waits for them in the store buffer.
+            for (Line& line : lines_) line.value.store(round, std::memory_order_relaxed);
+            static_cast<void>(memory->write<std::uint64_t>(IoAddress{0x1000}, round));
+            done_.store(round, std::memory_order_release);
+        }
+    }
+    void wait(std::int64_t count) const {
+        for (; count > 0; --count) static_cast<void>(go_.load(std::memory_order_relaxed));
+    }
+
+    TestMap guest_;
+    std::optional<TestDevice> device_;
+    std::array<Line, 8> lines_;
+    alignas(64) std::atomic<std::uint64_t> go_{0};
+    alignas(64) std::atomic<std::uint64_t> ready_{0};
+    alignas(64) std::atomic<std::uint64_t> done_{0};
+    alignas(64) std::atomic<std::int64_t> writer_waits_{0};
+    std::uint64_t count_written_ = 0;
+};
+
+constexpr std::uint64_t count_litmus_rounds = testing::has_thread_sanitizer ? 20'000 : 200'000;
+
+TEST(IoSpaceLitmus, NoWriteComesAfterItsMappingWasInvalidated) {
+    Litmus litmus;
+    EXPECT_EQ(litmus.run(count_litmus_rounds), 0U);
+}
+
+TEST(IoSpaceLitmus, NorWithoutMembarrier) {
+    std::optional<Litmus> litmus;
+    {
+        const FaultInjector injector{0, {.only = SysCall::membarrier, .os_error = ENOSYS, .repeat = 100}};
+        litmus.emplace();
+    }
+    EXPECT_EQ(litmus->run(count_litmus_rounds), 0U);
 }
 
 }  // namespace

@@ -1,32 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guestmem/mem/kvm_slots.hpp"
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/kvm.h>
-#include <sys/ioctl.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <map>
 #include <optional>
-#include <random>
 #include <string>
 #include <utility>
 
 #include "guestmem/mem/layout.hpp"
-#include "guestmem/sys/fd.hpp"
-#include "guestmem/sys/mapping.hpp"
+#include "guestmem/mem/testing/kvm_machine.hpp"
+#include "guestmem/mem/testing/random_maps.hpp"
 
 namespace guestmem {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::KvmMachine;
+using testing::RandomMaps;
 
 static_assert(sizeof(KvmSlot) == sizeof(kvm_userspace_memory_region));
 static_assert(offsetof(KvmSlot, slot) == offsetof(kvm_userspace_memory_region, slot));
@@ -357,57 +354,6 @@ private:
     std::map<std::uint32_t, KvmSlot> slots_;
 };
 
-/// Maps of few pages, so that they collide, made of a few memories, so that bytes come back.
-class RandomMaps {
-public:
-    explicit RandomMaps(std::uint32_t seed) : random_(seed) {
-        for (int i = 0; i < 3; ++i) memories_.push_back(some_memory(4 * page));
-    }
-    std::uint64_t below(std::uint64_t bound) { return random_() % bound; }
-
-    /// Some of the regions of the map before, and some others.
-    [[nodiscard]] MapPtr next() {
-        std::vector<RegionPtr> chosen;
-        const auto try_add = [&](const RegionPtr& one) {
-            if (std::ranges::none_of(
-                    chosen, [&](const RegionPtr& other) { return other->range().overlaps(one->range()); }))
-                chosen.push_back(one);
-        };
-        for (const RegionPtr& one : last_)
-            if (below(2) == 0) try_add(one);
-        for (std::uint64_t i = below(8); i > 0; --i) try_add(make_region());
-        for (const RegionPtr& one : chosen)
-            if (one->dirty().is_on() ? below(4) == 0 : below(8) == 0) toggle(*one);
-        last_ = chosen;
-        return map_of(chosen);
-    }
-
-private:
-    static void toggle(const Region& region) {
-        if (region.dirty().is_on()) {
-            EXPECT_TRUE(region.dirty().stop());
-        } else {
-            EXPECT_TRUE(region.dirty().start());
-        }
-    }
-    RegionPtr make_region() {
-        const auto kind = static_cast<RegionKind>(below(4));
-        RegionOptions options{.name = "r",
-                              .base = GuestAddress{below(16) * page},
-                              .size_bytes = (1 + below(4)) * page,
-                              .kind = kind};
-        if (kind != RegionKind::device) {
-            options.memory = memories_[below(memories_.size())];
-            options.memory_offset_bytes = below((4 * page - options.size_bytes) / page + 1) * page;
-        }
-        return Region::create(std::move(options)).value();
-    }
-
-    std::mt19937 random_;
-    std::vector<MemoryPtr> memories_;
-    std::vector<RegionPtr> last_;
-};
-
 /// The slots that a map should have, without their numbers.
 std::vector<KvmSlot> wanted_slots(const MemoryMap& map) {
     std::vector<KvmSlot> wanted;
@@ -451,117 +397,8 @@ TEST(KvmSlots, KvmTakesEveryStepFromAnyMapToAnyOtherAlsoAfterAFailureHalfWay) {
     }
 }
 
-/// A virtual machine of /dev/kvm with one processor in real mode.
-class Machine {
-public:
-    [[nodiscard]] bool start() {
-        kvm_ = Fd{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
-        if (!kvm_.is_open()) return false;
-        vm_ = Fd{::ioctl(kvm_.view().number(), KVM_CREATE_VM, 0)};
-        return vm_.is_open();
-    }
-    [[nodiscard]] int ask(unsigned long extension) const {
-        return ::ioctl(vm_.view().number(), KVM_CHECK_EXTENSION, extension);
-    }
-    [[nodiscard]] bool set(KvmSlot slot) const {
-        return ::ioctl(vm_.view().number(), KVM_SET_USER_MEMORY_REGION, &slot) == 0;
-    }
-    /// Makes the calls of the plan as far as they go well.
-    [[nodiscard]] Result<void> update(KvmSlots& slots, const MemoryMap& map) const {
-        const KvmSlotPlan plan = GM_TRY(slots.plan(map));
-        std::size_t count_done = 0;
-        for (const KvmSlotEntry& step : plan.steps()) {
-            if (!set(step.slot)) break;
-            ++count_done;
-        }
-        GM_TRY(slots.commit(plan, count_done));
-        if (count_done < plan.steps().size()) return Error::from_errno(errno, "set a memory slot");
-        return {};
-    }
-    [[nodiscard]] KvmSlots make_slots() const {
-        return KvmSlots::create({.max_slots = static_cast<std::uint32_t>(ask(KVM_CAP_NR_MEMSLOTS)),
-                                 .has_read_only = ask(KVM_CAP_READONLY_MEM) > 0})
-            .value();
-    }
-    /// The pages of a slot that were written since the last look, one bit each.
-    [[nodiscard]] Result<std::uint64_t> dirty_bits(std::uint32_t slot) const {
-        std::uint64_t bits = 0;
-        kvm_dirty_log log{};
-        log.slot = slot;
-        log.dirty_bitmap = &bits;
-        if (::ioctl(vm_.view().number(), KVM_GET_DIRTY_LOG, &log) != 0)
-            return Error::from_errno(errno, "get the dirty log");
-        return bits;
-    }
-
-#if defined(__x86_64__)
-    [[nodiscard]] bool start_processor() {
-        // Where Intel processors of old keep their real mode: anywhere that no slot is.
-        if (::ioctl(vm_.view().number(), KVM_SET_TSS_ADDR, 0xfffbd000UL) != 0) return false;
-        cpu_ = Fd{::ioctl(vm_.view().number(), KVM_CREATE_VCPU, 0)};
-        const int size = ::ioctl(kvm_.view().number(), KVM_GET_VCPU_MMAP_SIZE, 0);
-        if (!cpu_.is_open() || size <= 0) return false;
-        shared_ =
-            Mapping::create(cpu_, {.size_bytes = static_cast<std::uint64_t>(size), .may_exceed_file = true})
-                .value();
-        run_ = reinterpret_cast<kvm_run*>(shared_.bytes().data());
-        return true;
-    }
-    /// Runs from `address` to the next HLT; what the guest did that left it, in words.
-    [[nodiscard]] std::vector<std::string> run(std::uint16_t address) {
-        kvm_sregs system{};
-        EXPECT_EQ(::ioctl(cpu_.view().number(), KVM_GET_SREGS, &system), 0);
-        system.cs.selector = 0;
-        system.cs.base = 0;
-        EXPECT_EQ(::ioctl(cpu_.view().number(), KVM_SET_SREGS, &system), 0);
-        kvm_regs registers{};
-        registers.rip = address;
-        registers.rflags = 2;
-        EXPECT_EQ(::ioctl(cpu_.view().number(), KVM_SET_REGS, &registers), 0);
-        std::vector<std::string> events;
-        constexpr std::size_t max_events = 32;
-        while (events.size() < max_events) {
-            if (::ioctl(cpu_.view().number(), KVM_RUN, 0) != 0) {
-                if (errno == EINTR) continue;
-                events.emplace_back("run failed");
-                return events;
-            }
-            if (run_->exit_reason == KVM_EXIT_HLT) return events;
-            events.push_back(exit_in_words());
-        }
-        return events;
-    }
-
-private:
-    static std::string hex(std::uint64_t value) {
-        std::array<char, 20> text{};
-        std::snprintf(text.data(), text.size(), "%#llx", static_cast<unsigned long long>(value));
-        return text.data();
-    }
-    [[nodiscard]] std::string exit_in_words() const {
-        if (run_->exit_reason == KVM_EXIT_IO) {
-            const auto value = shared_.bytes()[run_->io.data_offset];
-            return "out " + hex(std::to_integer<std::uint64_t>(value));
-        }
-        if (run_->exit_reason != KVM_EXIT_MMIO) return "exit " + std::to_string(run_->exit_reason);
-        if (run_->mmio.is_write != 0)
-            return "write " + hex(run_->mmio.data[0]) + " to " + hex(run_->mmio.phys_addr);
-        run_->mmio.data[0] = 0x77;
-        return "read " + hex(run_->mmio.phys_addr);
-    }
-
-    Fd cpu_;
-    Mapping shared_;
-    kvm_run* run_ = nullptr;
-#else
-private:
-#endif
-    Fd kvm_;
-    Fd vm_;
-};
-
 TEST(KvmSlots, TheKernelTakesEveryStepFromAnyMapToAnyOther) {
-    Machine machine;
+    KvmMachine machine;
     if (!machine.start()) GTEST_SKIP() << "SKIPPED: no /dev/kvm that opens";
     if (machine.ask(KVM_CAP_READONLY_MEM) <= 0) GTEST_SKIP() << "SKIPPED: this KVM has no read-only slots";
     constexpr std::uint32_t seed = 1;
@@ -577,7 +414,7 @@ TEST(KvmSlots, TheKernelTakesEveryStepFromAnyMapToAnyOther) {
 }
 
 TEST(KvmSlots, TheKernelRefusesWhatPlansRefuse) {
-    Machine machine;
+    KvmMachine machine;
     if (!machine.start()) GTEST_SKIP() << "SKIPPED: no /dev/kvm that opens";
     const MemoryPtr memory = some_memory(4 * page);
     const std::uint64_t host = reinterpret_cast<std::uintptr_t>(memory->bytes().data());
@@ -642,7 +479,7 @@ protected:
     const RegionPtr plug_ = ram("plug", plug_at);
     const MapPtr map_ = map_of({low_, data_, rom_});
     std::optional<KvmSlots> slots_;
-    Machine machine_;  // the first to go
+    KvmMachine machine_;  // the first to go
 };
 
 TEST_F(KvmGuest, ReadsOneSlotAndWritesAnotherAndLeavesAtRomAndAtAHole) {

@@ -120,7 +120,6 @@ MapReader::MapReader(std::shared_ptr<detail::LiveMapState> state, std::unique_pt
     : generation_(&state->generation),
       slot_held_(&slot->held),
       needs_fence_(!state->has_membarrier),
-      memory_(new GuestMemory),
       slot_(std::move(slot)),
       state_(std::move(state)) {}
 
@@ -150,7 +149,7 @@ void MapReader::hold_current() {
     const std::scoped_lock lock{state_->mutex};
     const std::uint64_t now = state_->generation.load(std::memory_order_relaxed);
     slot_held_->store(now, std::memory_order_release);
-    if (seen_ != now) memory_->follow(state_->current.get());
+    if (seen_ != now) memory_.follow(state_->current.get());
     held_ = now;
     seen_ = now;
 }

@@ -81,7 +81,7 @@ public:
     [[nodiscard, gnu::always_inline]] GuestMemory& memory() {
         if (generation_->load(std::memory_order_acquire) != held_) [[unlikely]]
             hold_current();
-        return *memory_;
+        return memory_;
     }
 
     /// The current map's memory, held while the pin lives.
@@ -98,7 +98,7 @@ public:
         } else {
             hold_current();
         }
-        return MapPin{*this, *memory_, was_parked};
+        return MapPin{*this, memory_, was_parked};
     }
 
     /// Holds no map until the next memory() or pin().
@@ -116,7 +116,7 @@ public:
     /// That map. Before the first memory() or pin(), and after park(), there is none to ask for.
     [[nodiscard]] const MemoryMap& held_map() const {
         GM_CHECK(held_ != 0);
-        return memory_->map();
+        return memory_.map();
     }
 
 private:
@@ -130,7 +130,7 @@ private:
     std::uint64_t held_ = 0;  ///< what the slot says; 0: parked
     std::uint64_t seen_ = 0;  ///< the map that memory_ follows
     bool needs_fence_;
-    std::unique_ptr<GuestMemory> memory_;
+    GuestMemory memory_;
     std::unique_ptr<detail::ReaderSlot> slot_;
     std::shared_ptr<detail::LiveMapState> state_;
 };

@@ -301,6 +301,19 @@ TEST(LiveMap, OfWritersAtTheSameTimeNoneIsLost) {
     EXPECT_EQ(live.current()->regions().size(), count_threads * count_each);
 }
 
+TEST(LiveMap, AnUpdateThatTakesLongLosesNoneThatComesMeanwhile) {
+    LiveMap live{map_of({})};
+    std::thread other;
+    const auto updated = live.update([&](const MemoryMap& map) {
+        other = std::thread{[&] { EXPECT_TRUE(live.insert(ram("other", page))); }};
+        std::this_thread::sleep_for(30ms);
+        return map.with(ram("slow", 0));
+    });
+    other.join();
+    EXPECT_TRUE(updated);
+    EXPECT_EQ(live.current()->regions().size(), 2U);
+}
+
 TEST(LiveMap, ThereMayBeSoManyReadersAndNotOneMore) {
     LiveMap live{map_of({})};
     std::vector<MapReader> readers;

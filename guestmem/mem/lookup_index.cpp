@@ -10,16 +10,15 @@ namespace guestmem {
 
 namespace {
 
-using Regions = std::span<const std::shared_ptr<const Region>>;
+using Ranges = std::span<const GuestRange>;
 
-std::uint64_t first_of(const Region& region) { return region.range().base().value(); }
-std::uint64_t last_of(const Region& region) { return region.range().last().value(); }
+std::uint64_t first_of(const GuestRange& range) { return range.base().value(); }
+std::uint64_t last_of(const GuestRange& range) { return range.last().value(); }
 
 /// Whether no two regions share a cell of 2^shift bytes.
-bool has_own_cells(Regions regions, std::uint64_t base, unsigned shift) {
-    for (std::size_t i = 1; i < regions.size(); ++i)
-        if ((last_of(*regions[i - 1]) - base) >> shift == (first_of(*regions[i]) - base) >> shift)
-            return false;
+bool has_own_cells(Ranges ranges, std::uint64_t base, unsigned shift) {
+    for (std::size_t i = 1; i < ranges.size(); ++i)
+        if ((last_of(ranges[i - 1]) - base) >> shift == (first_of(ranges[i]) - base) >> shift) return false;
     return true;
 }
 
@@ -37,7 +36,7 @@ std::uint64_t last_of_key(std::uint64_t key, unsigned key_bits) {
 
 LookupEntry entry_of(const Region& region) {
     LookupEntry entry;
-    entry.base = first_of(region);
+    entry.base = region.range().base().value();
     if (region.is_memory()) {
         const std::uint64_t size_bytes = region.range().size_bytes();
         entry.host = region.host_base();
@@ -52,26 +51,33 @@ LookupEntry entry_of(const Region& region) {
 
 }  // namespace
 
-LookupIndex::LookupIndex(Regions regions) : count_regions_(regions.size()) {
+LookupIndex::LookupIndex(std::span<const std::shared_ptr<const Region>> regions)
+    : count_regions_(regions.size()) {
     static_assert(alignof(DirtyTracker) > 1, "the lowest bit of its address says read-only");
     GM_CHECK(regions.size() <= max_regions);
     entries_.reserve(regions.size() + 1);
-    for (const auto& region : regions) entries_.push_back(entry_of(*region));
+    // Side by side, since what follows goes over them many times.
+    std::vector<GuestRange> ranges;
+    ranges.reserve(regions.size());
+    for (const auto& region : regions) {
+        entries_.push_back(entry_of(*region));
+        ranges.push_back(region->range());
+    }
     entries_.push_back({.tracker_bits = 1});
-    if (choose_linear(regions)) {
-        build_linear(regions);
+    if (choose_linear(ranges)) {
+        build_linear(ranges);
     } else {
-        build_floating(regions);
+        build_floating(ranges);
     }
 }
 
-bool LookupIndex::choose_linear(Regions regions) {
-    if (regions.empty()) return true;
-    linear_base_ = first_of(*regions.front());
-    const std::uint64_t distance = last_of(*regions.back()) - linear_base_;
+bool LookupIndex::choose_linear(Ranges ranges) {
+    if (ranges.empty()) return true;
+    linear_base_ = first_of(ranges.front());
+    const std::uint64_t distance = last_of(ranges.back()) - linear_base_;
     // The largest cells that keep the regions apart make the smallest table.
     for (unsigned shift = 63; (distance >> shift) < max_linear_cells; --shift) {
-        if (has_own_cells(regions, linear_base_, shift)) {
+        if (has_own_cells(ranges, linear_base_, shift)) {
             linear_shift_ = shift;
             return true;
         }
@@ -80,36 +86,35 @@ bool LookupIndex::choose_linear(Regions regions) {
     return false;
 }
 
-void LookupIndex::build_linear(Regions regions) {
+void LookupIndex::build_linear(Ranges ranges) {
     kind_ = Kind::linear;
-    const auto none = static_cast<std::uint16_t>(regions.size());
-    if (!regions.empty()) count_cells_ = ((last_of(*regions.back()) - linear_base_) >> linear_shift_) + 1;
+    const auto none = static_cast<std::uint16_t>(ranges.size());
+    if (!ranges.empty()) count_cells_ = ((last_of(ranges.back()) - linear_base_) >> linear_shift_) + 1;
     cells_.assign(count_cells_ + 1, none);
-    for (std::size_t i = 0; i < regions.size(); ++i) {
-        const std::uint64_t first = (first_of(*regions[i]) - linear_base_) >> linear_shift_;
-        const std::uint64_t last = (last_of(*regions[i]) - linear_base_) >> linear_shift_;
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+        const std::uint64_t first = (first_of(ranges[i]) - linear_base_) >> linear_shift_;
+        const std::uint64_t last = (last_of(ranges[i]) - linear_base_) >> linear_shift_;
         for (std::uint64_t cell = first; cell <= last; ++cell) cells_[cell] = static_cast<std::uint16_t>(i);
     }
 }
 
-void LookupIndex::build_floating(Regions regions) {
+void LookupIndex::build_floating(Ranges ranges) {
     kind_ = Kind::floating;
-    count_buckets_ = floating_key(last_of(*regions.back())) + 1;
+    count_buckets_ = floating_key(last_of(ranges.back())) + 1;
     buckets_.resize(count_buckets_ + 1);
     // Cell 0 is the answer of all buckets without a region.
-    cells_.assign(1, static_cast<std::uint16_t>(regions.size()));
+    cells_.assign(1, static_cast<std::uint16_t>(ranges.size()));
     std::size_t first = 0;
-    for (std::uint64_t key = floating_key(first_of(*regions.front())); key < count_buckets_; ++key) {
-        while (first < regions.size() && floating_key(last_of(*regions[first])) < key) ++first;
+    for (std::uint64_t key = floating_key(first_of(ranges.front())); key < count_buckets_; ++key) {
+        while (first < ranges.size() && floating_key(last_of(ranges[first])) < key) ++first;
         std::size_t count = 0;
-        while (first + count < regions.size() && floating_key(first_of(*regions[first + count])) <= key)
-            ++count;
-        if (count != 0) build_bucket(key, regions, first, count);
+        while (first + count < ranges.size() && floating_key(first_of(ranges[first + count])) <= key) ++count;
+        if (count != 0) build_bucket(key, ranges, first, count);
     }
     cells_.shrink_to_fit();
 }
 
-void LookupIndex::build_bucket(std::uint64_t key, Regions regions, std::size_t first, std::size_t count) {
+void LookupIndex::build_bucket(std::uint64_t key, Ranges ranges, std::size_t first, std::size_t count) {
     Bucket& bucket = buckets_[key];
     bucket.first_cell = static_cast<std::uint32_t>(cells_.size());
     if (count == 1) {
@@ -122,8 +127,8 @@ void LookupIndex::build_bucket(std::uint64_t key, Regions regions, std::size_t f
         return;
     }
     // A region may reach into this bucket from below, or out of it at the top.
-    const std::uint64_t lowest = std::max(first_of(*regions[first]), first_of_key(key, key_bits));
-    const std::uint64_t highest = std::min(last_of(*regions[first + count - 1]), last_of_key(key, key_bits));
+    const std::uint64_t lowest = std::max(first_of(ranges[first]), first_of_key(key, key_bits));
+    const std::uint64_t highest = std::min(last_of(ranges[first + count - 1]), last_of_key(key, key_bits));
     const std::uint64_t distance = highest - lowest;
     const std::size_t left = max_floating_cells - std::min(cells_.size(), max_floating_cells);
     const std::size_t limit = std::min({std::bit_ceil(count * 16), max_bucket_cells, left});
@@ -132,11 +137,11 @@ void LookupIndex::build_bucket(std::uint64_t key, Regions regions, std::size_t f
     bucket.base = lowest;
     bucket.shift = static_cast<std::uint8_t>(shift);
     bucket.count_cells = static_cast<std::uint16_t>((distance >> shift) + 1);
-    const auto none = static_cast<std::uint16_t>(regions.size());
+    const auto none = static_cast<std::uint16_t>(ranges.size());
     cells_.resize(cells_.size() + bucket.count_cells + 1, none);
     for (std::size_t i = first; i < first + count; ++i) {
-        const std::uint64_t begin = (std::max(first_of(*regions[i]), lowest) - lowest) >> shift;
-        const std::uint64_t end = (std::min(last_of(*regions[i]), highest) - lowest) >> shift;
+        const std::uint64_t begin = (std::max(first_of(ranges[i]), lowest) - lowest) >> shift;
+        const std::uint64_t end = (std::min(last_of(ranges[i]), highest) - lowest) >> shift;
         for (std::uint64_t cell = begin; cell <= end; ++cell) {
             std::uint16_t& place = cells_[bucket.first_cell + cell];
             if (place != none) bucket.is_crowded = 1;

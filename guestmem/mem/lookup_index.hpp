@@ -40,6 +40,7 @@ struct LookupEntry {
 
     [[nodiscard]] bool is_writable() const { return (tracker_bits & 1) == 0; }
     [[nodiscard]] DirtyTracker* tracker() const {
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): the pointer shares its word with a flag
         return reinterpret_cast<DirtyTracker*>(tracker_bits & ~std::uintptr_t{1});
     }
 };
@@ -107,11 +108,11 @@ private:
     }
     [[nodiscard]] const LookupEntry& search(std::uint64_t address) const;
 
-    [[nodiscard]] bool choose_linear(std::span<const std::shared_ptr<const Region>> regions);
-    void build_linear(std::span<const std::shared_ptr<const Region>> regions);
-    void build_floating(std::span<const std::shared_ptr<const Region>> regions);
-    void build_bucket(std::uint64_t key, std::span<const std::shared_ptr<const Region>> regions,
-                      std::size_t first, std::size_t count);
+    [[nodiscard]] bool choose_linear(std::span<const GuestRange> ranges);
+    void build_linear(std::span<const GuestRange> ranges);
+    void build_floating(std::span<const GuestRange> ranges);
+    void build_bucket(std::uint64_t key, std::span<const GuestRange> ranges, std::size_t first,
+                      std::size_t count);
 
     Kind kind_ = Kind::linear;
     unsigned linear_shift_ = 0;

@@ -155,7 +155,7 @@ void expect_agreement_at_borders(const MemoryMap& map, std::mt19937_64& random) 
 
 // Random layouts.
 
-enum class Shape : std::uint8_t { adjacent, sparse, clusters, tiny, even, pages_at_the_top, count };
+enum class Shape : std::uint8_t { adjacent, sparse, clusters, tiny, even, pages_at_the_top, powers, count };
 
 class RandomLayout {
 public:
@@ -168,9 +168,11 @@ public:
     [[nodiscard]] MapPtr make(Shape shape, std::size_t count) {
         places_.clear();
         switch (shape) {
-            case Shape::adjacent: add_row(below(2) == 0 ? 0 : any_address(), count, 1 << below(20), 0); break;
+            case Shape::adjacent:
+                add_row(below(2) == 0 ? 0 : any_address(), count, std::uint64_t{1} << below(20), 0);
+                break;
             case Shape::even:
-                add_row(any_address(), count, 1 + below(page), 1 + below(1 << below(40)));
+                add_row(any_address(), count, 1 + below(page), 1 + below(std::uint64_t{1} << below(40)));
                 break;
             case Shape::tiny: add_row(any_address(), count, 1 + below(9), below(3)); break;
             case Shape::sparse:
@@ -183,6 +185,10 @@ public:
             case Shape::pages_at_the_top:
                 for (std::size_t i = 0; i < count; ++i) add(0 - page * (1 + below(4 * count)), page);
                 break;
+            case Shape::powers:
+                // Borders of cells and buckets, and what is one off.
+                for (std::size_t i = 0; i < count; ++i) add(near_power(), near_power());
+                break;
             case Shape::count: break;
         }
         if (below(4) == 0) add(top - below(page), top);
@@ -192,8 +198,11 @@ public:
 private:
     std::uint64_t any_address() { return random_() >> below(64); }
 
+    std::uint64_t near_power() { return (std::uint64_t{1} << below(64)) + below(3) - 1; }
+
     /// As much of it as there is room for, up to 2^64.
     void add(std::uint64_t base, std::uint64_t size_bytes) {
+        if (size_bytes == 0) return;
         places_.emplace_back(base, std::min(size_bytes - 1, top - base));
     }
     void add_row(std::uint64_t base, std::size_t count, std::uint64_t size_bytes, std::uint64_t gap) {

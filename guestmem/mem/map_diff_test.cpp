@@ -3,17 +3,18 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <map>
-#include <random>
 #include <set>
 #include <string>
 #include <utility>
 
 #include "guestmem/mem/layout.hpp"
+#include "guestmem/mem/testing/random_maps.hpp"
 
 namespace guestmem {
 namespace {
+
+using testing::RandomMaps;
 
 constexpr std::uint64_t page = 4096;
 
@@ -185,51 +186,13 @@ private:
     std::map<GuestAddress, RegionPtr> regions_;
 };
 
-class Regions {
-public:
-    explicit Regions(std::uint32_t seed) : random_(seed) {
-        for (int i = 0; i < 3; ++i) memories_.push_back(some_memory());
-    }
-    /// A few regions of 1 to 4 pages in 16 pages; some are taken from `others`.
-    [[nodiscard]] MapPtr make_map(std::span<const RegionPtr> others) {
-        std::vector<RegionPtr> chosen;
-        const auto try_add = [&](const RegionPtr& one) {
-            if (std::ranges::none_of(
-                    chosen, [&](const RegionPtr& other) { return other->range().overlaps(one->range()); }))
-                chosen.push_back(one);
-        };
-        for (const RegionPtr& one : others)
-            if (below(2) == 0) try_add(one);
-        for (std::uint64_t i = below(8); i > 0; --i) try_add(make_region());
-        return map_of(chosen);
-    }
-
-private:
-    std::uint64_t below(std::uint64_t bound) { return random_() % bound; }
-    RegionPtr make_region() {
-        const auto kind = static_cast<RegionKind>(below(4));
-        RegionOptions options{.name = "r",
-                              .base = GuestAddress{below(16) * page},
-                              .size_bytes = (1 + below(4)) * page,
-                              .kind = kind};
-        if (kind != RegionKind::device) {
-            options.memory = memories_[below(memories_.size())];
-            options.memory_offset_bytes = below((4 * page - options.size_bytes) / page + 1) * page;
-        }
-        return region(options);
-    }
-
-    std::mt19937 random_;
-    std::vector<MemoryPtr> memories_;
-};
-
 TEST(MapDiff, AppliedInItsOrderLeadsFromAnyMapToAnyOther) {
     std::size_t count_changed = 0;
     for (std::uint32_t seed = 0; seed < 2000; ++seed) {
         SCOPED_TRACE(::testing::Message() << "seed " << seed);
-        Regions regions{seed};
-        const MapPtr before = regions.make_map({});
-        const MapPtr after = regions.make_map(before->regions());
+        RandomMaps maps{seed};
+        const MapPtr before = maps.next();
+        const MapPtr after = maps.next();
         const MapDiff diff = diff_maps(*before, *after);
 
         Told told{*before};

@@ -37,8 +37,9 @@ public:
         : region_(std::move(region)), ticket_(region_->add_holder(std::move(why))) {}
     RegionHold(RegionHold&& other) noexcept : region_(std::move(other.region_)), ticket_(other.ticket_) {}
     RegionHold& operator=(RegionHold&& other) noexcept {
-        std::swap(region_, other.region_);
-        std::swap(ticket_, other.ticket_);
+        const RegionHold old{std::move(*this)};
+        region_ = std::move(other.region_);
+        ticket_ = other.ticket_;
         return *this;
     }
     RegionHold(const RegionHold&) = delete;
@@ -77,9 +78,10 @@ public:
           is_marked_(other.is_marked_),
           hold_(std::move(other.hold_)) {}
     PointerGuard& operator=(PointerGuard&& other) noexcept {
-        std::swap(piece_, other.piece_);
-        std::swap(size_bytes_, other.size_bytes_);
-        std::swap(is_marked_, other.is_marked_);
+        const PointerGuard old{std::move(*this)};  // marks and lets go here, not when `other` does
+        piece_ = other.piece_;
+        size_bytes_ = std::exchange(other.size_bytes_, 0);
+        is_marked_ = other.is_marked_;
         hold_ = std::move(other.hold_);
         return *this;
     }

@@ -79,7 +79,8 @@ Result<std::shared_ptr<const Region>> Region::placed_at(GuestAddress base) const
         std::make_shared<Region>(Token{}, std::move(options), *range, std::move(origin))};
 }
 
-Region::Region(Token /*token*/, RegionOptions options, GuestRange range, std::shared_ptr<const Region> origin)
+Region::Region(Token /*token*/, RegionOptions&& options, GuestRange range,
+               std::shared_ptr<const Region> origin)
     : options_(std::move(options)),
       range_(range),
       origin_(std::move(origin)),

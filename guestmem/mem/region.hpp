@@ -50,7 +50,7 @@ public:
     /// The same bytes and the same tracker at another address.
     [[nodiscard]] Result<std::shared_ptr<const Region>> placed_at(GuestAddress base) const;
 
-    Region(Token token, RegionOptions options, GuestRange range, std::shared_ptr<const Region> origin);
+    Region(Token token, RegionOptions&& options, GuestRange range, std::shared_ptr<const Region> origin);
     Region(const Region&) = delete;
     Region& operator=(const Region&) = delete;
     ~Region();

@@ -51,9 +51,12 @@ void mark_written(const Gathered& gathered, std::uint64_t count) {
     }
 }
 
-Transfer refused(const AccessError& error, Access access) {
-    return {0, error.to_error(access == Access::write ? "read into guest memory" : "write out guest memory")};
+/// A transfer that writes guest memory reads the stream.
+std::string_view what_is(Access access) {
+    return access == Access::write ? "read into guest memory" : "write out guest memory";
 }
+
+Transfer refused(const AccessError& error, Access access) { return {0, error.to_error(what_is(access))}; }
 
 Transfer transferred(Result<std::size_t> result) {
     if (!result) return {0, std::move(result).error()};
@@ -62,9 +65,9 @@ Transfer transferred(Result<std::size_t> result) {
 
 /// Repeats `step(address, size left, bytes done)` until all is done.
 template <typename Space, typename Step>
-Transfer repeat(Address<Space> address, std::uint64_t size_bytes, std::string_view what, Step&& step) {
+Transfer repeat(Address<Space> address, std::uint64_t size_bytes, Access access, Step&& step) {
     if (size_bytes != 0 && !address.checked_add(size_bytes - 1))
-        return {0, AccessError{AccessReason::overflow, Access::read, address.value(), 0}.to_error(what)};
+        return refused(AccessError{AccessReason::overflow, access, address.value(), 0}, access);
     std::uint64_t done = 0;
     while (done < size_bytes) {
         Transfer moved = step(Address<Space>{address.value() + done}, size_bytes - done, done);
@@ -72,7 +75,7 @@ Transfer repeat(Address<Space> address, std::uint64_t size_bytes, std::string_vi
         if (!moved.status) return {done, std::move(moved.status)};
         if (moved.count_done == 0)
             return {done, Error{Errc::out_of_range, fmt::format("{}: the stream ended after {} of {} bytes",
-                                                                what, done, size_bytes)}};
+                                                                what_is(access), done, size_bytes)}};
     }
     return {done, {}};
 }
@@ -98,7 +101,7 @@ Transfer read_some_from(ByteAccess<Space>& memory, Address<Space> address, std::
 template <typename Space>
 Transfer read_from(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
                    const FdStream& source) {
-    return repeat(address, size_bytes, "read into guest memory",
+    return repeat(address, size_bytes, Access::write,
                   [&](Address<Space> at, std::uint64_t left, std::uint64_t done) {
                       return read_some_from(memory, at, left, further(source, done));
                   });
@@ -116,7 +119,7 @@ Transfer write_some_to(ByteAccess<Space>& memory, Address<Space> address, std::u
 template <typename Space>
 Transfer write_to(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
                   const FdStream& sink) {
-    return repeat(address, size_bytes, "write out guest memory",
+    return repeat(address, size_bytes, Access::read,
                   [&](Address<Space> at, std::uint64_t left, std::uint64_t done) {
                       return write_some_to(memory, at, left, further(sink, done));
                   });
@@ -145,7 +148,7 @@ Transfer read_some_from(ByteAccess<Space>& memory, Address<Space> address, std::
 template <typename Space>
 Transfer read_from(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
                    ByteSource& source) {
-    return repeat(address, size_bytes, "read into guest memory",
+    return repeat(address, size_bytes, Access::write,
                   [&](Address<Space> at, std::uint64_t left, std::uint64_t /*done*/) {
                       return read_some_from(memory, at, left, source);
                   });
@@ -171,7 +174,7 @@ Transfer write_some_to(ByteAccess<Space>& memory, Address<Space> address, std::u
 template <typename Space>
 Transfer write_to(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
                   ByteSink& sink) {
-    return repeat(address, size_bytes, "write out guest memory",
+    return repeat(address, size_bytes, Access::read,
                   [&](Address<Space> at, std::uint64_t left, std::uint64_t /*done*/) {
                       return write_some_to(memory, at, left, sink);
                   });

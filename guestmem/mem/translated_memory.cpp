@@ -77,7 +77,7 @@ AccessResult<void> TranslatedMemory::place(const Translation& translation, std::
     }
     const std::shared_ptr<const Region> region = map.find_region(guest);
     // How many bytes below the address, and above it, lie in the translation, in the region, and on this side of the
-    // window's borders.
+    // window's borders, since marks begin with a hit.
     std::uint64_t below = std::min(address.value() - translation.from().base().value(),
                                    guest.value() - region->range().base().value());
     std::uint64_t above = std::min(translation.from().last().value() - address.value(),
@@ -85,8 +85,8 @@ AccessResult<void> TranslatedMemory::place(const Translation& translation, std::
     const std::optional<IoRange>& window = state_->window;
     const bool is_in_window = window && window->contains(address);
     if (is_in_window) {
+        // What is above the window, the log leaves out.
         below = std::min(below, address.value() - window->base().value());
-        above = std::min(above, window->last().value() - address.value());
     } else if (window && address < window->base()) {
         above = std::min(above, window->base().value() - 1 - address.value());
     } else if (window) {

@@ -187,6 +187,9 @@ TEST(TranslatedMemory, EachKindOfAccessNeedsItsPermission) {
         EXPECT_EQ(memory.check_range(at, 8, Access::write).has_value(), can_write);
         EXPECT_EQ(memory.find_piece(at, Access::write).has_value(), can_write);
         EXPECT_EQ(memory.copy(IoAddress{0x80}, at, 8).has_value(), can_read && can_write);
+        // The same with a mapping that the handle has used for the other kind.
+        EXPECT_EQ(memory.read<std::uint16_t>(at).has_value(), can_read);
+        EXPECT_EQ(memory.write<std::uint16_t>(at, 0).has_value(), can_write);
     }
 }
 

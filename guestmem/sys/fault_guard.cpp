@@ -3,13 +3,13 @@
 
 #include <fmt/format.h>
 #include <pthread.h>
-#include <signal.h>
 #include <ucontext.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -127,7 +127,7 @@ struct HandedOn {
 /// Whether the instruction that is in the context raised the signal, and would raise it again.
 bool is_fault(int signal, const siginfo_t& info) {
     // Sent by kill(2) and its kin: 0 or less. BUS_MCEERR_AO: broken memory that nobody has touched yet.
-    return info.si_code > 0 && !(signal == SIGBUS && info.si_code == BUS_MCEERR_AO);
+    return info.si_code > 0 && (signal != SIGBUS || info.si_code != BUS_MCEERR_AO);
 }
 
 void take_default_action(int signal, const siginfo_t& info) {
@@ -159,9 +159,8 @@ void call_handler(const Action& action, int signal, siginfo_t* info, void* conte
     std::atomic<const Action*>& link = is_again ? chain.first : chain.latest;
     const Action* action = link.load();
     if (action == nullptr) action = &default_action;
-    const bool has_function =
-        has_flag(*action, SA_SIGINFO) || (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN);
-    if (!has_function) {
+    const bool is_plain = !has_flag(*action, SA_SIGINFO);
+    if (is_plain && (action->sa_handler == SIG_DFL || action->sa_handler == SIG_IGN)) {
         // The kernel does not ignore a fault either.
         if (action->sa_handler == SIG_DFL || is_fault(signal, *info)) take_default_action(signal, *info);
         return;

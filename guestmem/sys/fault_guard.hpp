@@ -42,10 +42,10 @@ inline constexpr std::size_t max_fault_tables = 32;
 
 namespace detail {
 // The linker defines these two in each object that has a section of that name; hidden: each object sees its own.
-// NOLINTNEXTLINE(bugprone-reserved-identifier): the linker's names
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming): the linker's names
 extern "C" [[gnu::weak, gnu::visibility("hidden")]] const FaultEntry __start_gm_ex[];
-// NOLINTNEXTLINE(bugprone-reserved-identifier)
 extern "C" [[gnu::weak, gnu::visibility("hidden")]] const FaultEntry __stop_gm_ex[];
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
 
 [[nodiscard]] Result<void> add_fault_table(std::span<const FaultEntry> table);
 void remove_fault_table(std::span<const FaultEntry> table);

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -12,6 +11,7 @@
 #include <cerrno>
 #include <chrono>
 #include <csetjmp>
+#include <csignal>
 #include <random>
 #include <thread>
 #include <vector>
@@ -35,19 +35,26 @@ using testing::TempFolder;
 
 using Action = struct sigaction;
 
-/// The handlers as they were, put back when a test ends.
+/// The handlers and the mask as they were, put back when a test ends.
 class FaultGuard : public ::testing::Test {
 protected:
     FaultGuard() {
         ::sigaction(SIGBUS, nullptr, &bus_);
         ::sigaction(SIGSEGV, nullptr, &segv_);
+        // Other tests of this program leave signals blocked.
+        sigset_t used;
+        ::sigemptyset(&used);
+        for (const int signal : {SIGBUS, SIGSEGV, SIGUSR1, SIGUSR2}) ::sigaddset(&used, signal);
+        ::pthread_sigmask(SIG_UNBLOCK, &used, &mask_);
     }
     ~FaultGuard() override {
+        ::pthread_sigmask(SIG_SETMASK, &mask_, nullptr);
         ::sigaction(SIGBUS, &bus_, nullptr);
         ::sigaction(SIGSEGV, &segv_, nullptr);
     }
 
 private:
+    sigset_t mask_{};
     Action bus_{};
     Action segv_{};
 };

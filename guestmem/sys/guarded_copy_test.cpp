@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <ostream>
@@ -226,6 +226,14 @@ TEST(GuardedCopy, InsideTheGuestAgreesWithAModel) {
 
 #if defined(__x86_64__)
 
+#if defined(__SANITIZE_THREAD__)
+constexpr bool has_thread_sanitizer = true;
+#elif defined(__has_feature)
+constexpr bool has_thread_sanitizer = __has_feature(thread_sanitizer);
+#else
+constexpr bool has_thread_sanitizer = false;
+#endif
+
 struct Store {
     std::size_t offset = 0;
     std::size_t size = 0;
@@ -292,6 +300,8 @@ std::vector<Store> whole_pieces(std::size_t address, std::size_t count, std::siz
 }
 
 TEST(GuardedCopy, OfAtMost64BytesAccessesEachAlignedPieceOnceAndInOrder) {
+    if (has_thread_sanitizer)
+        GTEST_SKIP() << "ThreadSanitizer's runtime cannot be run one instruction at a time";
     const GuestPages guest{1};
     const auto bytes = pattern(128);
     std::array<std::byte, 128> own{};

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <thread>
@@ -218,18 +219,23 @@ TYPED_TEST(Guarded, AnAccessThatReachesIntoAPageThatIsGoneIsFalse) {
     EXPECT_TRUE(try_load(this->guest_.page(1) - sizeof(TypeParam), value));
 }
 
-/// Runs `turn` in two threads until they have met a thousand times, or for long enough. `turn` says whether the other
-/// thread was there since its last turn; it is told which of the two it is.
+/// Runs `turn` in two threads until they have met often, or for long enough. `turn` says whether the other thread was
+/// there since its last turn; it is told which of the two it is. The number of turns.
 template <typename Turn>
 std::uint64_t in_two_threads(Turn turn) {
+    constexpr unsigned often = 10'000;
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds{300};
     std::atomic<unsigned> count_met{0};
     std::atomic<std::uint64_t> count_turns{0};
     const auto run = [&](unsigned which) {
         GM_CHECK(prepare_thread_for_guest_memory());
-        std::uint64_t turns = 0;
-        for (; count_met.load(std::memory_order_relaxed) < 1'000 && turns < 1'000'000; ++turns)
-            if (turn(which)) count_met.fetch_add(1, std::memory_order_relaxed);
-        count_turns += turns;
+        while (count_met.load() < often && std::chrono::steady_clock::now() < deadline) {
+            constexpr unsigned turns = 1'000;
+            unsigned met = 0;
+            for (unsigned i = 0; i < turns; ++i) met += turn(which) ? 1U : 0U;
+            count_met += met;
+            count_turns += turns;
+        }
     };
     std::thread other{run, 1};
     run(0);

@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
+
 #include "guestmem/sys/faults.hpp"
 
 namespace guestmem {
@@ -16,7 +18,16 @@ long ask(int command) {
 
 }  // namespace
 
-bool prepare_membarrier() { return ask(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0; }
+bool prepare_membarrier() {
+    // What the kernel granted stays granted. A fault injector wants to be asked all the same.
+    static constinit std::atomic<bool> is_prepared{false};
+    if (is_prepared.load(std::memory_order_relaxed) &&
+        detail::active_injector.load(std::memory_order_relaxed) == nullptr)
+        return true;
+    const bool is_granted = ask(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
+    if (is_granted) is_prepared.store(true, std::memory_order_relaxed);
+    return is_granted;
+}
 
 Result<void> membarrier() {
     if (ask(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0) return {};

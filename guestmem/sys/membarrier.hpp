@@ -16,12 +16,12 @@
 /// Limits: reaches the threads of this process only. Kernels before 4.14, some emulators and some seccomp filters do
 /// not have it.
 /// Cost: membarrier() 0.25 us while other processors are idle or run others, about 10 us while they run our threads.
-/// prepare_membarrier() one system call; the first one of a process with threads waits for a grace period
-/// (milliseconds).
+/// prepare_membarrier() one system call until it succeeded once; that one waits for a grace period (milliseconds) in a
+/// process with threads.
 
 namespace guestmem {
 
-/// Registers this process, each time anew. False: it cannot be had here, and the frequent side has to do without.
+/// Registers this process. False: it cannot be had here, and the frequent side has to do without.
 [[nodiscard]] bool prepare_membarrier();
 
 /// The barrier. ENOMEM can pass; EPERM (not prepared, or a filter) and ENOSYS do not.

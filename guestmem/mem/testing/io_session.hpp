@@ -43,8 +43,11 @@ public:
 private:
     std::uint64_t address_for(std::string_view what) {
         std::uint64_t offset = choices_.below(io_bytes);
-        if (choices_.one_in(3)) offset = offset / io_page_bytes * io_page_bytes - choices_.below(8);
+        // Often near the last one: what a handle remembers is tried again, with another kind of access.
+        if (choices_.one_in(2)) offset = last_offset_ + choices_.below(33) - 16;
+        if (choices_.one_in(4)) offset = offset / io_page_bytes * io_page_bytes - choices_.below(8);
         if (choices_.one_in(16)) offset = io_bytes - choices_.below(24);
+        last_offset_ = offset;
         what_ = std::string{what} + " at " + std::to_string(model_.origin() + offset);
         return model_.origin() + offset;
     }
@@ -172,6 +175,7 @@ private:
 
     Choices& choices_;
     IoModel model_;
+    std::uint64_t last_offset_ = 0;
     std::string what_;
 };
 

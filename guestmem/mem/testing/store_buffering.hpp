@@ -87,8 +87,8 @@ struct LitmusTable {
         std::atomic<std::uint64_t> value{0};
     };
     static constexpr std::uint64_t is_over = ~std::uint64_t{0};
-    /// Some microseconds; a thread that lost its processor for longer teaches nothing.
-    static constexpr std::int64_t max_wait = 2'000;
+    /// Some ten microseconds; a thread that lost its processor for longer teaches nothing.
+    static constexpr std::int64_t max_wait = 20'000;
 
     std::array<Cell, count_litmus_cells> cells;
     alignas(64) std::atomic<std::uint64_t> go{0};

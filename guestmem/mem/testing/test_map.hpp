@@ -131,6 +131,12 @@ public:
         return map_;
     }
 
+    /// The same, for an owner who is to be the only one.
+    [[nodiscard]] std::shared_ptr<const MemoryMap> take_map() {
+        static_cast<void>(map());
+        return std::exchange(map_, nullptr);
+    }
+
     /// The regions in the order in which they were added.
     [[nodiscard]] const Region& region(std::size_t number) const { return *regions_.at(number); }
     [[nodiscard]] std::shared_ptr<const Region> shared_region(std::size_t number) const {
