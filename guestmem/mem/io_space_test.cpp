@@ -490,7 +490,7 @@ public:
             write();
         }};
         const std::atomic_ref word{*reinterpret_cast<std::uint64_t*>(guest_.bytes(0).data())};
-        const auto last_moment = std::chrono::steady_clock::now() + 2s;
+        const auto last_moment = std::chrono::steady_clock::now() + 1s;
         std::uint64_t count_late = 0;
         std::int64_t lead = 0;
         std::uint64_t round = 1;

@@ -118,7 +118,7 @@ void LookupIndex::build_bucket(std::uint64_t key, Ranges ranges, std::size_t fir
     Bucket& bucket = buckets_[key];
     bucket.first_cell = static_cast<std::uint32_t>(cells_.size());
     if (count == 1) {
-        // All addresses of the bucket lead to cell 0 of it: whatever is outside of the region fails the comparison.
+        // All addresses of the bucket lead to one cell: whatever is outside of the region fails the comparison.
         if (cells_.size() > 1 && cells_.back() == first) {
             --bucket.first_cell;
         } else {
@@ -129,21 +129,22 @@ void LookupIndex::build_bucket(std::uint64_t key, Ranges ranges, std::size_t fir
     // A region may reach into this bucket from below, or out of it at the top.
     const std::uint64_t lowest = std::max(first_of(ranges[first]), first_of_key(key, key_bits));
     const std::uint64_t highest = std::min(last_of(ranges[first + count - 1]), last_of_key(key, key_bits));
-    const std::uint64_t distance = highest - lowest;
     const std::size_t left = max_floating_cells - std::min(cells_.size(), max_floating_cells);
-    const std::size_t limit = std::min({std::bit_ceil(count * 16), max_bucket_cells, left});
+    const std::size_t most = std::min({std::bit_ceil(count * 16), max_bucket_cells, left});
+    // Two cells at least: a bucket may have the middle of the space in it, which no shift takes away.
+    const std::size_t limit = std::max<std::size_t>(std::bit_floor(most), 2);
     unsigned shift = 0;
-    while ((distance >> shift) >= std::max<std::size_t>(limit, 1)) ++shift;
-    bucket.base = lowest;
+    while ((highest >> shift) - (lowest >> shift) >= limit) ++shift;
+    const std::size_t count_cells = std::bit_ceil((highest >> shift) - (lowest >> shift) + 1);
+    bucket.mask = static_cast<std::uint16_t>(count_cells - 1);
     bucket.shift = static_cast<std::uint8_t>(shift);
-    bucket.count_cells = static_cast<std::uint16_t>((distance >> shift) + 1);
     const auto none = static_cast<std::uint16_t>(ranges.size());
-    cells_.resize(cells_.size() + bucket.count_cells + 1, none);
+    cells_.resize(cells_.size() + count_cells, none);
     for (std::size_t i = first; i < first + count; ++i) {
-        const std::uint64_t begin = (std::max(first_of(ranges[i]), lowest) - lowest) >> shift;
-        const std::uint64_t end = (std::min(last_of(ranges[i]), highest) - lowest) >> shift;
+        const std::uint64_t begin = std::max(first_of(ranges[i]), lowest) >> shift;
+        const std::uint64_t end = std::min(last_of(ranges[i]), highest) >> shift;
         for (std::uint64_t cell = begin; cell <= end; ++cell) {
-            std::uint16_t& place = cells_[bucket.first_cell + cell];
+            std::uint16_t& place = cells_[bucket.first_cell + (cell & bucket.mask)];
             if (place != none) bucket.is_crowded = 1;
             place = static_cast<std::uint16_t>(i);
         }

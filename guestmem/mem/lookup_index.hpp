@@ -77,14 +77,15 @@ public:
 private:
     enum class Kind : std::uint8_t { linear, floating };
 
+    /// The cell of an address is first_cell + ((address >> shift) & mask): as many cells in a row as the regions of the
+    /// bucket reach over, in a ring. Addresses that lie in no region may meet any cell of it.
     struct Bucket {
-        std::uint64_t base = 0;
         std::uint32_t first_cell = 0;
-        std::uint16_t count_cells = 0;
-        std::uint8_t shift = 63;
+        std::uint16_t mask = 0;
+        std::uint8_t shift = 0;
         std::uint8_t is_crowded = 0;  ///< some cell has several regions
     };
-    static_assert(sizeof(Bucket) == 16);
+    static_assert(sizeof(Bucket) == 8);
 
     static constexpr unsigned key_bits = 7;
 
@@ -99,9 +100,8 @@ private:
     [[nodiscard, gnu::always_inline]] const LookupEntry& find_floating(std::uint64_t address) const {
         const std::uint64_t key = floating_key(address);
         const Bucket& bucket = buckets_[key < count_buckets_ ? key : count_buckets_];
-        const std::uint64_t cell = (address - bucket.base) >> bucket.shift;
-        const LookupEntry& entry =
-            entries_[cells_[bucket.first_cell + (cell < bucket.count_cells ? cell : bucket.count_cells)]];
+        const std::uint64_t cell = bucket.first_cell + ((address >> bucket.shift) & bucket.mask);
+        const LookupEntry& entry = entries_[cells_[cell]];
         if (address - entry.base < entry.room || bucket.is_crowded == 0) [[likely]]
             return entry;
         return search(address);

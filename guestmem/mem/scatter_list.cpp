@@ -36,6 +36,7 @@ AccessResult<void> ScatterList::add(ByteAccess<Space>& view, Address<Space> addr
         }
     }
     size_bytes_ += size_bytes;
+    is_marked_ = false;  // of these bytes nobody has said anything
     return {};
 }
 

@@ -210,6 +210,16 @@ TEST_F(ScatterListTest, IsEmptyAndUntoldAgainAfterClear) {
     EXPECT_EQ(memory_.take_dirty(0), Numbers{2});
 }
 
+TEST_F(ScatterListTest, MarksWhatWasAddedAfterItWasTold) {
+    {
+        ScatterList list{Access::write, "test"};
+        ASSERT_TRUE(add(list, 0x1000, 64));
+        list.mark_written(64);
+        ASSERT_TRUE(add(list, 0x1080, 64));
+    }
+    EXPECT_EQ(memory_.take_dirty(0), (Numbers{0, 2}));
+}
+
 TEST_F(ScatterListTest, MovesWithAllThatItHolds) {
     std::optional<ScatterList> first{std::in_place, Access::write, "moved"};
     ASSERT_TRUE(add(*first, 0x1000, 64));

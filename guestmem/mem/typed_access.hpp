@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #include "guestmem/mem/access.hpp"
 #include "guestmem/mem/object.hpp"
@@ -254,9 +255,13 @@ private:
             return AccessReason::misaligned;
         const bool is_found = access == Access::read ? view().find_readable(address.value(), sizeof(T), spot)
                                                      : view().find_writable(address.value(), sizeof(T), spot);
-        if (!is_found) [[unlikely]]
-            return find_slowly(address, sizeof(T), access, spot);
-        return AccessReason::none;
+        if (is_found) [[likely]]
+            return AccessReason::none;
+        // A spot of its own: one whose address is known elsewhere would live in memory, not in registers.
+        Spot slow;
+        const AccessReason reason = find_slowly(address, sizeof(T), access, slow);
+        spot = std::move(slow);
+        return reason;
     }
     /// Spots that the view does not find quickly: regions of a few bytes, or at addresses that suit the host badly.
     template <typename Spot>
