@@ -14,17 +14,17 @@
 /// Concepts: one bit per page. A mark looks at the bit and sets it when it is not set, so that pages which are
 /// written again and again cost two loads. A harvest exchanges every word that has bits for 0, runs membarrier()
 /// and hands the bits out.
-/// Contract: FIRST THE DATA, THEN THE MARK: store, mark(), each in the same thread, with no fence between (mark()
-/// keeps the compiler from reordering). Then no page is lost: whoever reads a region's bytes after a harvest returned
-/// sees for each page either all stores whose marks that harvest took, or finds the page in a later harvest.
+/// Contract: FIRST THE DATA, THEN THE MARK: store, then mark(), in one thread; no fence is needed between (mark() keeps
+/// the compiler from reordering). Then no page is lost: of a store that is not seen by whoever reads the region's bytes
+/// after a harvest returned, the mark is in a later harvest.
 /// Marks outside of the region are clipped; a count of 0 marks nothing; offset + count may be more than 2^64.
 /// Why: a writer stores data, then loads the bit; a harvest clears the bit, then its caller loads data. Without
 /// barriers between the two steps on both sides, each can miss the other: the writer sees the old bit, the harvest's
-/// caller the old data, and the page is lost (dirty_log_test.cpp: up to a third of a million tries that meet). membarrier() is the barrier of the
-/// writers. A writer that loaded the bit before its barrier has stored the data before it, too, so the data is seen
-/// by the harvest's caller; one that loads it afterwards sees the cleared bit and sets it. A harvest that takes no
-/// bit needs no barrier, since it cleared none. Where the process cannot have membarrier, each mark is an
-/// unconditional locked or: ordered by the word itself (release, with the acquire of the exchange).
+/// caller the old data, and the page is lost (dirty_log_test.cpp finds up to a third of those that meet lost).
+/// membarrier() is the barrier of the writers. A writer that loaded the bit before its barrier has stored the data
+/// before it, too, so the harvest's caller sees the data; one that loads it afterwards sees the cleared bit and sets
+/// it. A harvest that takes no bit needs no barrier, since it cleared none. Where the process cannot have membarrier,
+/// each mark is an unconditional locked or: ordered by the word itself (release, with the exchange's acquire).
 /// When membarrier() fails in a harvest, the bits go back into the log and the harvest is an error: nothing is lost.
 /// Threads: mark, merge and the questions any, also during a harvest; harvest, harvest_into, peek and clear one at
 /// a time.

@@ -16,7 +16,8 @@ DirtyTracker::DirtyTracker(std::uint64_t size_bytes) : size_bytes_(size_bytes) {
 Result<DirtyLog*> DirtyTracker::log_with(std::uint64_t page_bytes) {
     for (const auto& log : logs_) {
         if (log->page_bytes() != page_bytes) continue;
-        // Without a barrier: start() has one after it, and nobody reads data before.
+        // Without a barrier: start() has one after it, and nobody reads data before. A writer from an earlier time
+        // that saw a mark which goes here has stored its data before that barrier.
         log->discard();
         return log.get();
     }
@@ -29,12 +30,12 @@ Result<void> DirtyTracker::start(std::uint64_t page_bytes) {
     if (is_on()) return Error{Errc::busy, "start dirty tracking: it is on; stop it first"};
     DirtyLog* const log = GM_TRY_CONTEXT(log_with(page_bytes), "start dirty tracking");
     real_.store(log, std::memory_order_seq_cst);
-    active_.store(log, std::memory_order_seq_cst);
     if (stand_in_) {
         // Pairs with the fence of the stand-in (DirtyLog::mark_range).
         std::atomic_thread_fence(std::memory_order_seq_cst);
         return {};
     }
+    active_.store(log, std::memory_order_seq_cst);
     if (auto done = membarrier(); !done) {
         active_.store(nullptr, std::memory_order_release);
         real_.store(nullptr, std::memory_order_release);
@@ -46,7 +47,7 @@ Result<void> DirtyTracker::start(std::uint64_t page_bytes) {
 Result<void> DirtyTracker::stop() {
     const std::scoped_lock lock{mutex_};
     if (!is_on()) return Error{Errc::invalid_argument, "stop dirty tracking: it is off"};
-    active_.store(stand_in_.get(), std::memory_order_release);
+    if (!stand_in_) active_.store(nullptr, std::memory_order_release);
     real_.store(nullptr, std::memory_order_release);
     return {};
 }

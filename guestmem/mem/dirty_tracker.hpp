@@ -20,15 +20,16 @@
 /// Why: a writer stores data, then loads the pointer; start() stores the pointer, runs membarrier(), and its caller
 /// loads data. A writer whose load came before its barrier missed the log, and has stored its data before the
 /// barrier, too: start()'s caller sees it. A writer whose load came afterwards finds the log.
-/// Where the process cannot have membarrier, the pointer is never null: it names a stand-in log without pages, whose
-/// marks do a full fence and then load the real pointer. That fence pairs with the one in start().
+/// Where the process cannot have membarrier, the pointer always names a stand-in log without pages, whose marks do a
+/// full fence and then load the real pointer. That fence pairs with the one in start().
 /// When membarrier() fails in start(), tracking stays off.
 /// Threads: any. mark_written() never waits; the rest takes turns.
 /// Lifetime: does not move, outlives its last writer. A log lives as long as the tracker, also after stop(), since
 /// a writer may be about to mark; the next start() with that page size empties it and takes it again. A late mark
 /// from an earlier time makes a page dirty that is not, never the other way around.
 /// Limits: one log for each page size that was asked for, at most 25.
-/// Cost: off 0 to 0.2 ns on top of the store; on, that of DirtyLog::mark.
+/// Cost: off 0 to 0.2 ns on top of the store; on, that of DirtyLog::mark. Where membarrier is missing, a full fence and
+/// a call more, also when off.
 /// Example (examples/dirty_log.cpp):
 ///     DirtyTracker tracker{size_bytes};
 ///     GM_TRY(tracker.start());
@@ -74,8 +75,9 @@ public:
 private:
     [[nodiscard]] Result<DirtyLog*> log_with(std::uint64_t page_bytes);
 
-    std::atomic<DirtyLog*> active_{nullptr};  ///< what writers look at: null, the stand-in, or the log
-    std::atomic<DirtyLog*> real_{nullptr};    ///< the log when on
+    std::atomic<DirtyLog*> active_{
+        nullptr};  ///< what writers look at: the log or null; the stand-in where there is one
+    std::atomic<DirtyLog*> real_{nullptr};  ///< the log when on
     std::uint64_t size_bytes_;
     std::unique_ptr<DirtyLog> stand_in_;  ///< only where membarrier is missing
     std::mutex mutex_;

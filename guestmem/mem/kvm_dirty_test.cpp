@@ -125,7 +125,8 @@ TEST(MergeKvmBitmap, MarksWhatANaiveLoopMarks) {
         const std::uint64_t count_pages = 1 + random() % 300;
         const std::uint64_t first = random() % 100;
         std::vector<std::uint64_t> words((count_pages + 63) / 64);
-        for (std::uint64_t& word : words) word = random() % 3 == 0 ? 0 : random() | random();
+        for (std::uint64_t& word : words)
+            word = random() % 3 == 0 ? 0 : ~(std::uint64_t{1} << (random() % 64));
         const auto log = log_of((first + count_pages + random() % 3) * page);
         Pages expected;
         for (std::uint64_t i = 0; i < count_pages; ++i)

@@ -294,6 +294,7 @@ std::string refusal_of(const RegionPtr& region) {
 }
 
 RegionPtr borrowed(std::uint64_t base, std::uint64_t host, std::uint64_t size_bytes) {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): a pointer that nobody follows
     auto* const begin = reinterpret_cast<std::byte*>(host);
     auto memory = HostMemory::borrow({begin, size_bytes}, MapAccess::read_write, nullptr).value();
     return Region::create({.name = "r", .base = GuestAddress{base}, .memory = memory}).value();
@@ -473,11 +474,11 @@ protected:
         ASSERT_TRUE(done) << done.error().message();
     }
 
-    const RegionPtr low_ = ram("low", 0, 0x10000);
-    const RegionPtr data_ = ram("data", data_at);
-    const RegionPtr rom_ = memory_region("rom", RegionKind::rom, rom_at);
-    const RegionPtr plug_ = ram("plug", plug_at);
-    const MapPtr map_ = map_of({low_, data_, rom_});
+    RegionPtr low_ = ram("low", 0, 0x10000);
+    RegionPtr data_ = ram("data", data_at);
+    RegionPtr rom_ = memory_region("rom", RegionKind::rom, rom_at);
+    RegionPtr plug_ = ram("plug", plug_at);
+    MapPtr map_ = map_of({low_, data_, rom_});
     std::optional<KvmSlots> slots_;
     KvmMachine machine_;  // the first to go
 };

@@ -65,9 +65,9 @@ RegionPtr ram(std::uint64_t base, MemoryPtr memory, std::uint64_t offset_bytes =
 
 /// Memory that is only ever looked at from outside.
 MemoryPtr memory_at(std::uint64_t host, std::uint64_t size_bytes) {
-    return HostMemory::borrow({reinterpret_cast<std::byte*>(host), size_bytes}, MapAccess::read_write,
-                              nullptr)
-        .value();
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): a pointer that nobody follows
+    auto* const begin = reinterpret_cast<std::byte*>(host);
+    return HostMemory::borrow({begin, size_bytes}, MapAccess::read_write, nullptr).value();
 }
 
 MapPtr map_of(const std::vector<RegionPtr>& regions, std::uint64_t granule_bytes = page) {
