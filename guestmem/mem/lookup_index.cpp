@@ -142,9 +142,10 @@ void LookupIndex::build_bucket(std::uint64_t key, Ranges ranges, std::size_t fir
     cells_.resize(cells_.size() + count_cells, none);
     for (std::size_t i = first; i < first + count; ++i) {
         const std::uint64_t begin = std::max(first_of(ranges[i]), lowest) >> shift;
-        const std::uint64_t end = std::min(last_of(ranges[i]), highest) >> shift;
-        for (std::uint64_t cell = begin; cell <= end; ++cell) {
-            std::uint16_t& place = cells_[bucket.first_cell + (cell & bucket.mask)];
+        // By their count: the last cell may have the number 2^64 - 1.
+        const std::uint64_t count_own = (std::min(last_of(ranges[i]), highest) >> shift) - begin + 1;
+        for (std::uint64_t cell = 0; cell < count_own; ++cell) {
+            std::uint16_t& place = cells_[bucket.first_cell + ((begin + cell) & bucket.mask)];
             if (place != none) bucket.is_crowded = 1;
             place = static_cast<std::uint16_t>(i);
         }
