@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A device behind an IOMMU: it says I/O virtual addresses, and reaches what its mappings permit, for as long as they do.
+// A device behind an IOMMU: it says I/O virtual addresses, and reaches what its mappings permit, while they do.
 #include "guestmem/mem/translated_memory.hpp"
 
 #include <chrono>

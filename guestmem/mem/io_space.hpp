@@ -16,7 +16,7 @@
 
 /// What one device behind an IOMMU may reach: its mappings, and the promise that those taken away are not used.
 ///
-/// Concepts: an IoSpace has an IOTLB, and a Translator that is asked for what the IOTLB lacks. Each thread of the device
+/// Concepts: an IoSpace has an IOTLB, and a Translator that is asked for what the IOTLB lacks. Each thread of a device
 /// (a queue) has a handle, a TranslatedMemory. Whoever hears the guest's IOMMU invalidates here.
 /// Contract: when invalidate() has returned, no access through the old mappings of that range is under way, and none
 /// will come, on any handle: what an IOMMU promises for its invalidation commands. Answers of the Translator that are

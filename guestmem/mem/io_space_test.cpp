@@ -473,7 +473,7 @@ TEST(IoSpaceStress, NorWithoutMembarrier) {
 
 // ---- the barrier between a handle and an invalidation ----
 
-/// A writer begins to write at the moment at which its mapping is taken away; what it writes through the old mapping has
+/// A writer begins to write at the moment when its mapping is taken away; what it writes through the old mapping has
 /// to be there when invalidate() returns.
 class Litmus {
 public:

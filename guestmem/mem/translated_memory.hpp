@@ -18,9 +18,9 @@
 
 /// Guest memory as a device behind an IOMMU sees it: by I/O virtual addresses, as far as its mappings permit.
 ///
-/// Concepts: a TranslatedMemory is one thread's handle on an IoSpace. It remembers the mappings where it was lately; what
+/// Concepts: a TranslatedMemory is one thread's handle on an IoSpace. It remembers the mappings where it was last; what
 /// they lack is looked up in the space's IOTLB, and then asked of the Translator.
-/// Contract: an access is refused with the I/O virtual address and the reason: untranslated, denied or translator_failed;
+/// Contract: a refusal has the I/O virtual address and the reason: untranslated, denied or translator_failed;
 /// or what the map says about the guest address it leads to (hole, out_of_range, read_only, device; see refused_at()).
 /// A denial is not remembered: the Translator is asked each time. Of its answer only that is kept which was not
 /// invalidated meanwhile; when nothing is left it is asked again, max_translation_tries times in all.

@@ -21,7 +21,7 @@
 
 /// A random guest's memory behind an IOMMU twice: as an IoSpace with handles, and as a naive model.
 ///
-/// Concepts: the device's addresses are io_bytes from a random origin on, also up to 2^64 - 1, in pages of io_page_bytes
+/// Concepts: the device's addresses are io_bytes from a random origin on, or up to 2^64 - 1, in pages of io_page_bytes
 /// bytes. A page leads to any guest address with any permissions, or nowhere. The model looks each byte's page up, and
 /// then goes through all regions. The middle of the addresses is the window of the second dirty log.
 /// Contract: what is taken away is invalidated at once; what comes new, or gets more permissions, is not.

@@ -14,8 +14,8 @@
 
 /// A Translator for tests, which is a table that the test writes; and a device behind it.
 ///
-/// Concepts: set() puts a translation into the table by its first address; the table answers with the entry that has the
-/// address, or untranslated. A TestDevice is a table, an IoSpace and one handle.
+/// Concepts: set() puts a translation into the table by its first address; the table answers with the entry that has
+/// the address, or untranslated. A TestDevice is a table, an IoSpace and one handle.
 /// Contract: entries do not overlap; that is the test's business. `on_question` runs after the answer is known and
 /// before it is given, so what it changes makes the answer an old one.
 /// Threads: TableTranslator any; on_question is set before the first question. TestDevice one at a time.
