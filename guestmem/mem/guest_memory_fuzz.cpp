@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Fuzzes guest memory: a layout, and operations on it that a guest chooses, against a model of bytes.
 ///
-/// Input: numbers for testing/choices.hpp: first the layout (regions of all kinds, holes, borders), then operations with
-/// their addresses, sizes and values, by three views in turn.
+/// Input: numbers for testing/choices.hpp: first the layout (regions of all kinds, holes, borders), then operations,
+/// with their addresses, sizes and values, by three views in turn.
 /// Asserts: each operation gives what the model gives (bytes, reason, address, count), and leaves the same bytes and
 /// the same dirty pages.
 #include <cstddef>

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "guestmem/mem/guest_memory.hpp"
 #include "guestmem/mem/layout.hpp"
@@ -192,8 +193,9 @@ TEST(HostMemory, NoBytesCannotBeBorrowed) {
 TEST(HostMemory, IsGoneFromTheProcessWithItsLastHolder) {
     const Resources before = Resources::look();
     {
-        const MemoryPtr memory = HostMemory::create_from_file(some_file(2), {.size_bytes = 2 * page}).value();
-        const MemoryPtr second = memory;
+        MemoryPtr first = HostMemory::create_from_file(some_file(2), {.size_bytes = 2 * page}).value();
+        const std::vector<MemoryPtr> others(2, first);
+        first = nullptr;
         EXPECT_NE(Resources::look(), before);
     }
     EXPECT_EQ(Resources::look(), before);

@@ -65,7 +65,7 @@ private:
     }
 
     LiveMap live_;
-    const MapPtr shared_;
+    MapPtr shared_;
     std::atomic<MapPtr> atomic_;
     std::atomic<const MemoryMap*> pointer_{shared_.get()};
     std::atomic<bool> is_over_{false};

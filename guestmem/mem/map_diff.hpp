@@ -24,7 +24,7 @@
 /// before it was taken away from whoever was told.
 /// Threads: any; plain values.
 /// Cost: O(regions of both).
-/// Example (examples/guest_memory.cpp):
+/// Example (examples/exporters.cpp):
 ///     const MapDiff diff = diff_maps(*before, *after);
 ///     for (const auto& region : diff.removed) unmap(*region);
 
