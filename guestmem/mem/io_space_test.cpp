@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <memory>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -555,8 +556,9 @@ private:
 constexpr std::uint64_t count_litmus_rounds = testing::has_thread_sanitizer ? 20'000 : 200'000;
 
 TEST(IoSpaceLitmus, NoWriteComesAfterItsMappingWasInvalidated) {
-    Litmus litmus;
-    EXPECT_EQ(litmus.run(count_litmus_rounds), 0U);
+    // Not on the stack: with its checks for returned frames, g++ 12 places this without its alignment.
+    const auto litmus = std::make_unique<Litmus>();
+    EXPECT_EQ(litmus->run(count_litmus_rounds), 0U);
 }
 
 TEST(IoSpaceLitmus, NorWithoutMembarrier) {

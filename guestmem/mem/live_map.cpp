@@ -38,8 +38,8 @@ struct LiveMapState {
     [[nodiscard]] bool settle() const { return !has_membarrier || membarrier().has_value(); }
     /// Readers that may use the map of this generation or an older one. After settle(), with the mutex held.
     [[nodiscard]] std::vector<std::string> users_up_to(std::uint64_t generation) const;
-    /// Lets go of retired maps that nobody uses. With the mutex held.
-    void collect();
+    /// Lets go of retired maps that nobody uses; false when the kernel did not say. With the mutex held.
+    bool collect();
     /// Everybody who keeps the map of this generation, or an older one, from being gone. With the mutex held.
     [[nodiscard]] std::vector<std::string> holders_up_to(std::uint64_t retired_generation);
     /// Remembers the regions that `before` has and `after` has not. With the mutex held.
@@ -70,9 +70,10 @@ std::vector<std::string> LiveMapState::users_up_to(std::uint64_t retired_generat
     return users;
 }
 
-void LiveMapState::collect() {
+bool LiveMapState::collect() {
     std::erase_if(unplugged, [](const auto& old) { return old.second.expired(); });
-    if (retired.empty() || !settle()) return;
+    if (retired.empty()) return true;
+    if (!settle()) return false;
     std::uint64_t oldest_held = generation.load(std::memory_order_relaxed);
     for (const ReaderSlot* slot : slots) {
         const std::uint64_t held = slot->held.load(std::memory_order_acquire);
@@ -82,6 +83,7 @@ void LiveMapState::collect() {
         if (old.generation < oldest_held) released.emplace_back(old.generation, old.map);
     std::erase_if(retired, [&](const Retired& old) { return old.generation < oldest_held; });
     std::erase_if(released, [](const auto& old) { return old.second.expired(); });
+    return true;
 }
 
 void LiveMapState::add_unplugged(std::uint64_t old_generation, const MemoryMap& before,
@@ -90,16 +92,20 @@ void LiveMapState::add_unplugged(std::uint64_t old_generation, const MemoryMap& 
     auto next = after.regions().begin();
     for (const auto& region : before.regions()) {
         while (next != after.regions().end() && (*next)->range().base() < region->range().base()) ++next;
-        if (next == after.regions().end() || *next != region) unplugged.emplace_back(old_generation, region);
+        if (next != after.regions().end() && *next == region) continue;
+        // A region that comes and goes has one entry.
+        std::erase_if(unplugged, [&](const auto& old) { return old.second.lock() == region; });
+        unplugged.emplace_back(old_generation, region);
     }
 }
 
 std::vector<std::string> LiveMapState::holders_up_to(std::uint64_t retired_generation) {
-    collect();
+    const bool is_settled = collect();
     std::vector<std::string> holders = users_up_to(retired_generation);
     const auto is_waited_for = [&](const Retired& old) { return old.generation <= retired_generation; };
     if (holders.empty() && std::ranges::any_of(retired, is_waited_for))
-        holders.emplace_back("readers that cannot be asked: the kernel refuses membarrier");
+        holders.emplace_back(is_settled ? "a reader that is leaving"
+                                        : "readers that cannot be asked: the kernel refuses membarrier");
     for (const auto& [old_generation, old] : released) {
         if (old_generation > retired_generation || old.expired()) continue;
         holders.push_back(
@@ -193,11 +199,13 @@ RetiredMap LiveMap::publish(std::shared_ptr<const MemoryMap> map) {
     GM_CHECK(map != nullptr);
     const std::scoped_lock lock{state_->mutex};
     const std::uint64_t old = state_->generation.load(std::memory_order_relaxed);
+    // The same map again retires nothing.
+    if (map == state_->current) return RetiredMap{old - 1};
     state_->add_unplugged(old, *state_->current, *map);
     state_->retired.push_back({old, std::exchange(state_->current, std::move(map))});
     // Release: a reader that sees the number finds the map complete.
     state_->generation.store(old + 1, std::memory_order_release);
-    state_->collect();
+    static_cast<void>(state_->collect());
     return RetiredMap{old};
 }
 

@@ -21,7 +21,7 @@
 /// Contract: regions are in the order of their addresses. Views (MapView, GuestMemory) read and write through it.
 /// Threads: any.
 /// Lifetime: shared; it holds its regions.
-/// Cost: find_region is the index's constant time; another map is O(regions).
+/// Cost: find_region halves the list of regions; views look up in the index's constant time; another map is O(regions).
 /// Example (examples/guest_memory.cpp):
 ///     Layout layout;
 ///     layout.add(ram);
