@@ -7,12 +7,12 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <memory>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -562,10 +562,10 @@ TEST(IoSpaceLitmus, NoWriteComesAfterItsMappingWasInvalidated) {
 }
 
 TEST(IoSpaceLitmus, NorWithoutMembarrier) {
-    std::optional<Litmus> litmus;
+    std::unique_ptr<Litmus> litmus;
     {
         const FaultInjector injector{0, {.only = SysCall::membarrier, .os_error = ENOSYS, .repeat = 100}};
-        litmus.emplace();
+        litmus = std::make_unique<Litmus>();
     }
     EXPECT_EQ(litmus->run(count_litmus_rounds), 0U);
 }

@@ -102,7 +102,9 @@ TEST(LiveMap, AReaderKnowsWhichMapItHolds) {
     static_cast<void>(reader.memory());
     EXPECT_EQ(&reader.held_map(), first.get());
     const std::uint64_t before = reader.held_generation();
-    live.publish(first);
+    live.publish(first);  // the same map again: nothing to follow
+    EXPECT_TRUE(reader.is_current());
+    live.publish(map_of({ram("one", 0)}));
     EXPECT_EQ(reader.held_generation(), before);
     static_cast<void>(reader.memory());
     EXPECT_GT(reader.held_generation(), before);
