@@ -189,12 +189,12 @@ void add_all() {
             const std::string suffix = "/" + name + "/" + std::to_string(count);
             benchmark::RegisterBenchmark(
                 ("jumps" + suffix).c_str(),
-                [kind = kind, count](benchmark::State& state) { jumps(state, kind, count); })
+                [which = kind, count](benchmark::State& state) { jumps(state, which, count); })
                 ->Unit(benchmark::kMillisecond)
                 ->MinTime(0.2);
             benchmark::RegisterBenchmark(
                 ("build" + suffix).c_str(),
-                [kind = kind, count](benchmark::State& state) { build(state, kind, count); })
+                [which = kind, count](benchmark::State& state) { build(state, which, count); })
                 ->Unit(benchmark::kMicrosecond)
                 ->MinTime(0.1);
         }
