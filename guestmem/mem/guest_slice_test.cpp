@@ -241,6 +241,8 @@ TEST_F(CachedSliceTest, HoldsAtHostAddressesThatDoNotSuitTheGuests) {
 TEST_F(CachedSliceTest, ServesAQueueWhileItsMemoryIsReplacedAgainAndAgain) {
     // The device counts up in a field of the ring; each replacement begins at zero, and the old page's owner waits.
     constexpr std::uint64_t ring = 0x2000;
+    std::shared_ptr<const Region> current = memory_.shared_region(1);
+    std::memset(current->host_base(), 0, 64);
     std::atomic<bool> is_over{false};
     std::atomic<std::uint64_t> count_served{0};
     std::thread device{[&] {
@@ -255,8 +257,6 @@ TEST_F(CachedSliceTest, ServesAQueueWhileItsMemoryIsReplacedAgainAndAgain) {
         }
     }};
     std::uint64_t total = 0;
-    std::shared_ptr<const Region> current = memory_.shared_region(1);
-    std::memset(current->host_base(), 0, 64);
     const auto count_in = [](const Region& region) {
         std::uint64_t count = 0;
         std::memcpy(&count, region.host_base() + 8, sizeof count);
