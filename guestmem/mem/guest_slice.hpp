@@ -14,6 +14,7 @@
 /// the same. A CachedSlice keeps where its range is, and looks again when its reader holds another map.
 /// Contract: a GuestSlice reaches its range and nothing else (AccessReason::out_of_range), by guest addresses. What
 /// slice() gave is valid as long as the map that the reader held then: until its next memory(), pin() or park().
+/// A CachedSlice stays with the readers of one LiveMap: what it compares are the numbers of that one's maps.
 /// Threads: one at a time, the reader's.
 /// Cost: slice() compares two numbers while the map is the same; an access has one comparison for its bounds.
 /// Example (examples/live_map.cpp):

@@ -20,7 +20,8 @@
 /// Threads: any.
 /// Lifetime: shared; a region holds it, a map holds the region.
 /// Cost: a mapping is one system call, guards one more; nothing is touched.
-/// Known holes: memory that is borrowed has the guards and the file size that its owner gave it.
+/// Known holes: memory that is borrowed has the guards and the file size that its owner gave it. Where its address
+/// and the guest's differ modulo 8, accesses are aligned for one of them only, and no promise of whole words holds.
 
 namespace guestmem {
 

@@ -280,6 +280,16 @@ TEST(LookupIndex, FindsARegionThatEndsAtTheLastAddress) {
     }
 }
 
+TEST(LookupIndex, TheLastCellOfABucketMayHaveTheLastNumber) {
+    // Cells of one byte: the last one's number is 2^64 - 1, which no counter passes.
+    std::vector<RegionPtr> regions{region_at(0, page)};
+    for (const std::uint64_t down : {15U, 11U, 6U, 0U}) regions.push_back(region_at(top - down, 1));
+    const MapPtr map = map_of(regions);
+    EXPECT_EQ(map->index().kind(), "floating");
+    for (const RegionPtr& one : map->regions())
+        for (const std::uint64_t address : borders_of(*one)) expect_agreement(*map, address);
+}
+
 TEST(LookupIndex, FindsTheOneRegionOfAlmostAllAddresses) {
     const MapPtr map = map_of({region_at(1, top, RegionKind::device)});
     for (const std::uint64_t address : {std::uint64_t{0}, std::uint64_t{1}, top / 2, top})

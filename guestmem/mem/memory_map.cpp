@@ -36,7 +36,7 @@ AccessResult<void> MemoryMap::check_range(const GuestRange& range, Access access
     std::uint64_t done = 0;
     while (done < range.size_bytes()) {
         const auto run = find_run(GuestAddress{range.base().value() + done}, access);
-        if (!run) return run.error().after(done);
+        if (!run) return run.error();
         done += std::min(run->size_bytes, range.size_bytes() - done);
     }
     return {};

@@ -15,8 +15,8 @@
 /// guest shares; they convert to and from T by name only. A struct that has floating-point members, or that is
 /// known to be right for another reason, joins by specializing `is_guest_object`.
 /// Threads: any.
-/// Known holes: the compiler cannot see a bool or an enum inside of a struct: who declares one there has to use an
-/// integer instead.
+/// Known holes: the compiler cannot see a bool, an enum or a pointer inside of a struct: who declares one there has to
+/// use an integer instead.
 /// Example:
 ///     struct Descriptor {                // virtio 1.2, 2.7.5
 ///         Le64 address;
