@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstring>
 
+#include "guestmem/base/sizes.hpp"
 #include "guestmem/sys/guarded.hpp"
 
 namespace guestmem {
@@ -60,6 +61,15 @@ AccessResult<void> ByteAccess<Space>::check_range(AddressType address, std::uint
     // Nothing was accessed.
     if (!checked) return AccessError{checked.error().reason(), access, checked.error().address(), 0};
     return {};
+}
+
+template <typename Space>
+AccessResult<HeldPiece> ByteAccess<Space>::hold_piece(AddressType address, Access access) {
+    const Piece piece = GM_TRY(find_piece(address, access));
+    // At once: at the view's next call its map may be another one.
+    HeldPiece held{piece, find_region(piece.guest), piece.io_tracker != nullptr ? io_log() : nullptr};
+    GM_CHECK(held.region != nullptr);
+    return held;
 }
 
 template <typename Space>
@@ -185,6 +195,18 @@ AccessError ByteAccess<Space>::refuse_atomic(AddressType address, std::size_t si
     const auto allowed = check_range(address, size_bytes, access);
     if (!allowed) return allowed.error();
     return AccessError{AccessReason::crosses_border, access, address.value(), 0};
+}
+
+template <typename Space>
+AccessError ByteAccess<Space>::refuse_store(AddressType address, std::byte* host, std::size_t size_bytes) {
+    // Writes nothing new, and needs the page as a store does.
+    std::uint8_t byte = 0;
+    const bool is_first_good = try_fetch_or(host, std::uint8_t{0}, byte, std::memory_order_relaxed);
+    const std::uint64_t before_border =
+        page_size_bytes - reinterpret_cast<std::uintptr_t>(host) % page_size_bytes;
+    const bool is_second = is_first_good && before_border < size_bytes;
+    return AccessError{AccessReason::fault, Access::write, address.value() + (is_second ? before_border : 0),
+                       0};
 }
 
 template class ByteAccess<GuestPhysicalSpace>;

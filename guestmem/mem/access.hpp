@@ -22,12 +22,12 @@
 /// region or a device leaves the memory as it was. Only a page that the host has lost (AccessReason::fault) can end
 /// them half way; the error says how many bytes were done. Size 0 is good at any address.
 /// What was written is marked dirty after it was written.
-/// A copy of at most 64 bytes accesses each aligned 8, 4 or 2 bytes of guest memory once and whole; of a longer copy
-/// any part may be of another moment, and nothing is said about the order.
+/// A copy of at most 64 bytes accesses each aligned 8, 4 or 2 bytes of guest memory once and whole, where guest and host
+/// addresses agree modulo 8, as they do in regions of whole pages; of a longer copy any part may be of another moment,
+/// and nothing is said about the order.
 /// Threads: as the view says. Guests and other threads may access the same bytes at any time.
 /// Cost: about 3 ns for each region that is crossed, and the copy.
-/// Known holes: the caller's own buffer is copied by the same instructions as guest memory, so while the fault guard
-/// is installed a bad buffer pointer looks like a fault of the guest's memory.
+/// Known holes: the fault guard is for guest memory only; a bad pointer to the caller's own buffer ends the program.
 
 namespace guestmem {
 
@@ -46,6 +46,13 @@ struct Piece {
         tracker->mark_written(offset + skip, count);
         if (io_tracker != nullptr) io_tracker->mark_written(io_offset + skip, count);
     }
+};
+
+/// A piece to keep: its bytes stay mapped and its logs alive while this does.
+struct HeldPiece {
+    Piece piece;
+    std::shared_ptr<const Region> region;
+    std::shared_ptr<const void> io_log;  ///< keeps piece.io_tracker
 };
 
 template <typename Space>
@@ -73,16 +80,21 @@ public:
     [[nodiscard]] AccessResult<void> check_range(AddressType address, std::uint64_t size_bytes,
                                                  Access access);
 
-    /// The bytes from `address` on that lie in a row. For the guards that give out raw pointers.
-    [[nodiscard]] virtual AccessResult<Piece> find_piece(AddressType address, Access access) = 0;
-    /// The region behind a guest physical address that find_piece() gave.
-    [[nodiscard]] virtual std::shared_ptr<const Region> find_region(GuestAddress address) = 0;
+    /// The bytes from `address` on that lie in a row, and their holders. For the guards that give out raw pointers.
+    [[nodiscard]] AccessResult<HeldPiece> hold_piece(AddressType address, Access access);
 
 protected:
     ByteAccess() = default;
     ByteAccess(const ByteAccess&) = default;
     ByteAccess& operator=(const ByteAccess&) = default;
     ~ByteAccess() = default;
+
+    /// The bytes from `address` on that lie in a row, in a map that the view has until its next call.
+    [[nodiscard]] virtual AccessResult<Piece> find_piece(AddressType address, Access access) = 0;
+    /// The region behind a guest physical address that find_piece() has just given.
+    [[nodiscard]] virtual std::shared_ptr<const Region> find_region(GuestAddress address) = 0;
+    /// What keeps the io_tracker of its pieces.
+    [[nodiscard]] virtual std::shared_ptr<const void> io_log() const { return nullptr; }
 
     /// find_piece() for a verb, which calls leave_piece() when it has touched the piece: a view whose mappings can be
     /// taken away keeps them until then. Bytes of guest physical memory have no such view.
@@ -91,6 +103,9 @@ protected:
     }
     virtual void leave_piece() {}
 
+    /// The byte of a word that could not be stored since the host has lost its page; nothing of it was stored.
+    [[nodiscard]] static AccessError refuse_store(AddressType address, std::byte* host,
+                                                  std::size_t size_bytes);
     /// Why an atomic access of an aligned `size_bytes` at `address` found no spot.
     [[nodiscard]] AccessError refuse_atomic(AddressType address, std::size_t size_bytes, Access access);
 

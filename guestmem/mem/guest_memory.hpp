@@ -55,11 +55,11 @@ public:
 
     [[nodiscard]] const MemoryMap& map() const { return *map_; }
 
-    [[nodiscard]] AccessResult<Piece> find_piece(GuestAddress address, Access access) override;
-    [[nodiscard]] std::shared_ptr<const Region> find_region(GuestAddress address) override;
-
 private:
     friend class TypedAccess<MapView, GuestPhysicalSpace>;
+
+    [[nodiscard]] AccessResult<Piece> find_piece(GuestAddress address, Access access) override;
+    [[nodiscard]] std::shared_ptr<const Region> find_region(GuestAddress address) override;
 
     [[nodiscard, gnu::always_inline]] bool find_readable(std::uint64_t address, std::uint64_t count,
                                                          Spot& spot) {
@@ -104,12 +104,12 @@ public:
 
     [[nodiscard]] const MemoryMap& map() const { return *map_; }
 
-    [[nodiscard]] AccessResult<Piece> find_piece(GuestAddress address, Access access) override;
-    [[nodiscard]] std::shared_ptr<const Region> find_region(GuestAddress address) override;
-
 private:
     friend class TypedAccess<GuestMemory, GuestPhysicalSpace>;
     friend class MapReader;
+
+    [[nodiscard]] AccessResult<Piece> find_piece(GuestAddress address, Access access) override;
+    [[nodiscard]] std::shared_ptr<const Region> find_region(GuestAddress address) override;
 
     /// For a MapReader, which sees to it that the map lives.
     GuestMemory() = default;

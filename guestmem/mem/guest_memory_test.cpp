@@ -112,14 +112,15 @@ TEST(MapView, AnswersForTheMapThatItWasMadeFrom) {
     MapView view{*memory.map()};
     MapView copy = view;
     EXPECT_EQ(&copy.map(), memory.map().get());
-    EXPECT_EQ(copy.find_region(GuestAddress{0x1fff}), memory.shared_region(0));
-    EXPECT_EQ(copy.find_region(GuestAddress{0x3000}), memory.shared_region(1));
-    EXPECT_EQ(copy.find_region(GuestAddress{0x2000}), nullptr);
-    const auto piece = view.find_piece(GuestAddress{0x1ffe}, Access::write);
-    ASSERT_TRUE(piece);
-    EXPECT_EQ(piece->host, memory.bytes(0).data() + 0xffe);
-    EXPECT_EQ(piece->size_bytes, 2U);
-    EXPECT_EQ(piece->offset, 0xffeU);
+    EXPECT_EQ(copy.hold_piece(GuestAddress{0x3000}, Access::read).error().reason(), AccessReason::device);
+    EXPECT_EQ(copy.hold_piece(GuestAddress{0x2000}, Access::read).error().reason(), AccessReason::hole);
+    const auto held = view.hold_piece(GuestAddress{0x1ffe}, Access::write);
+    ASSERT_TRUE(held);
+    EXPECT_EQ(held->region, memory.shared_region(0));
+    EXPECT_EQ(held->io_log, nullptr);
+    EXPECT_EQ(held->piece.host, memory.bytes(0).data() + 0xffe);
+    EXPECT_EQ(held->piece.size_bytes, 2U);
+    EXPECT_EQ(held->piece.offset, 0xffeU);
 }
 
 TEST(MapView, ServesManyThreadsAtOnce) {

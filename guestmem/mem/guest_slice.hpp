@@ -14,7 +14,6 @@
 /// the same. A CachedSlice keeps where its range is, and looks again when its reader holds another map.
 /// Contract: a GuestSlice reaches its range and nothing else (AccessReason::out_of_range), by guest addresses. What
 /// slice() gave is valid as long as the map that the reader held then: until its next memory(), pin() or park().
-/// A CachedSlice stays with the readers of one LiveMap: what it compares are the numbers of that one's maps.
 /// Threads: one at a time, the reader's.
 /// Cost: slice() compares two numbers while the map is the same; an access has one comparison for its bounds.
 /// Example (examples/live_map.cpp):
@@ -36,13 +35,13 @@ public:
     }
     [[nodiscard]] std::uint64_t size_bytes() const { return size_bytes_; }
 
-    [[nodiscard]] AccessResult<Piece> find_piece(GuestAddress address, Access access) override;
-    [[nodiscard]] std::shared_ptr<const Region> find_region(GuestAddress address) override;
-
 private:
     friend class TypedAccess<GuestSlice, GuestPhysicalSpace>;
     friend class CachedSlice;
     GuestSlice() = default;
+
+    [[nodiscard]] AccessResult<Piece> find_piece(GuestAddress address, Access access) override;
+    [[nodiscard]] std::shared_ptr<const Region> find_region(GuestAddress address) override;
 
     [[nodiscard, gnu::always_inline]] bool find_readable(std::uint64_t address, std::uint64_t count,
                                                          Spot& spot) {

@@ -53,36 +53,50 @@ FoundTranslation IoSpaceState::find(IoAddress address) {
     return {iotlb.lookup(address), current};
 }
 
-std::optional<Translation> IoSpaceState::keep_unchanged(const Translation& answer, IoAddress address,
-                                                        std::uint64_t since) const {
-    const std::uint64_t current = generation.load(std::memory_order_relaxed);
-    if (current - since > changes.size()) return std::nullopt;
-    IoAddress first = answer.from().base();
-    IoAddress last = answer.from().last();
-    for (std::uint64_t number = since; number++ < current;) {
-        const Changed& changed = changes[number % changes.size()];
-        if (!changed || changed->contains(address)) return std::nullopt;
-        if (changed->base() > address) {
-            last = std::min(last, IoAddress{changed->base().value() - 1});
-        } else {
-            first = std::max(first, IoAddress{changed->last().value() + 1});
-        }
+/// A question that change() knows of while it lives.
+class OpenQuestion : public IoSpaceState::Question {
+public:
+    OpenQuestion(IoSpaceState& state, IoAddress asked) : Question{.address = asked}, state_(state) {
+        const std::scoped_lock lock{state_.mutex};
+        state_.questions_open.insert(this);
     }
-    return answer.within(*IoRange::from_first_last(first, last));
+    OpenQuestion(const OpenQuestion&) = delete;
+    OpenQuestion& operator=(const OpenQuestion&) = delete;
+    ~OpenQuestion() {
+        const std::scoped_lock lock{state_.mutex};
+        state_.questions_open.erase(this);
+    }
+
+private:
+    IoSpaceState& state_;
+};
+
+void IoSpaceState::Question::note(const Changed& changed) {
+    if (!changed || changed->contains(address)) {
+        is_stale = true;
+    } else if (changed->base() > address) {
+        last = std::min(last, IoAddress{changed->base().value() - 1});
+    } else {
+        first = std::max(first, IoAddress{changed->last().value() + 1});
+    }
 }
 
-AccessResult<FoundTranslation> IoSpaceState::ask(IoAddress address, Access access, std::uint64_t since) {
+AccessResult<FoundTranslation> IoSpaceState::ask(IoAddress address, Access access) {
     const auto refuse = [&](AccessReason reason) { return AccessError{reason, access, address.value(), 0}; };
+    // Known to change() before the Translator looks: what changed earlier, it sees itself.
+    OpenQuestion question{*this, address};
     const AccessResult<Translation> answer = translator->translate(address, access);
     const std::scoped_lock lock{mutex};
     ++questions;
-    if (!answer) return refuse(refusal_of(answer.error().reason()));
-    if (!answer->from().contains(address)) return refuse(AccessReason::translator_failed);
-    const std::optional<Translation> kept = keep_unchanged(*answer, address, since);
-    if (!kept) {
+    if (question.is_stale) {
         ++stale_answers;
         return FoundTranslation{};
     }
+    if (!answer) return refuse(refusal_of(answer.error().reason()));
+    if (!answer->from().contains(address)) return refuse(AccessReason::translator_failed);
+    const IoRange unchanged = *IoRange::from_first_last(std::max(question.first, answer->from().base()),
+                                                        std::min(question.last, answer->from().last()));
+    const std::optional<Translation> kept = answer->within(unchanged);
     iotlb.insert(*kept);
     if (!allows(kept->permissions(), access)) return refuse(AccessReason::denied);
     return FoundTranslation{kept, generation.load(std::memory_order_relaxed)};
@@ -95,7 +109,7 @@ Result<void> IoSpaceState::change(std::string_view what, const Changed& changed,
     {
         const std::scoped_lock lock{mutex};
         next = generation.load(std::memory_order_relaxed) + 1;
-        changes[next % changes.size()] = changed;
+        for (Question* question : questions_open) question->note(changed);
         do_change();
         generation.store(next, std::memory_order_release);
     }
@@ -107,7 +121,7 @@ Result<void> IoSpaceState::change(std::string_view what, const Changed& changed,
 }
 
 Result<void> IoSpaceState::wait(std::uint64_t next, const Changed& changed, std::chrono::milliseconds limit) {
-    limit = std::min(limit, max_invalidate_limit);
+    limit = std::clamp(limit, std::chrono::milliseconds{0}, max_invalidate_limit);
     const auto deadline = std::chrono::steady_clock::now() + limit;
     std::chrono::microseconds pause{10};
     // Without membarrier the handles fence themselves: between their store to the slot and their load of the

@@ -21,7 +21,7 @@
 /// Contract: when invalidate() has returned, no access through the old mappings of that range is under way, and none
 /// will come, on any handle: what an IOMMU promises for its invalidation commands. Answers of the Translator that are
 /// older than an invalidation are not used for its range.
-/// Pointers and scatter lists outlast their call of find_piece(); an IoHold makes invalidate() wait for them.
+/// Pointers and scatter lists keep their bytes mapped; an IoHold makes invalidate() wait for them, too.
 /// Why: a handle stores "inside, with the mappings of generation g" to a slot of its own, then looks whether g is still
 /// the generation, and clears the slot when it has touched the memory. invalidate() makes g + 1 the generation, runs
 /// membarrier(2), and waits until no slot says less. A handle that looked before its barrier has said so before it,
@@ -71,7 +71,7 @@ namespace detail {
 struct IoSpaceState;
 }
 
-/// Makes invalidations of a range wait, and tells them why, while it lives. What find_piece() gives for this range
+/// Makes invalidations of a range wait, and tells them why, while it lives. A pointer that is taken for this range
 /// meanwhile stays good until it goes. check_range() before it, so that the Translator is not asked under it.
 class [[nodiscard]] IoHold {
 public:

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -9,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,17 +39,21 @@ struct IoSpaceState {
     };
     /// Nothing: all addresses.
     using Changed = std::optional<IoRange>;
-    /// How many changes an answer of the Translator is compared with; an older one is thrown away.
-    static constexpr std::size_t count_remembered_changes = 64;
+    /// A question that the Translator is being asked, on the stack of who asks: what changed since it began.
+    struct Question {
+        IoAddress address;
+        IoAddress first{0};                 ///< around the address, nothing changed from here
+        IoAddress last = IoAddress::max();  ///< to here
+        bool is_stale = false;              ///< the address itself changed
+
+        void note(const Changed& changed);
+    };
 
     IoSpaceState(IoSpaceOptions options, Iotlb cache);
 
     [[nodiscard]] FoundTranslation find(IoAddress address);
-    /// Asks the Translator. No translation: the answer came too late for what was known at `since`.
-    [[nodiscard]] AccessResult<FoundTranslation> ask(IoAddress address, Access access, std::uint64_t since);
-    /// What is left of an answer around the address without all that changed since; nothing when that did.
-    [[nodiscard]] std::optional<Translation> keep_unchanged(const Translation& answer, IoAddress address,
-                                                            std::uint64_t since) const;
+    /// Asks the Translator. No translation: what it said about the address was invalidated meanwhile.
+    [[nodiscard]] AccessResult<FoundTranslation> ask(IoAddress address, Access access);
 
     /// Calls do_change() for the mappings of `changed`, and waits until nobody uses the old ones.
     template <typename DoChange>
@@ -65,14 +69,14 @@ struct IoSpaceState {
     alignas(128) const std::string name;
     const std::shared_ptr<Translator> translator;
     const std::optional<IoRange> window;
-    std::unique_ptr<DirtyTracker> tracker;
+    std::unique_ptr<DirtyTracker> tracker;  ///< pointers and lists keep the state for it
     const bool has_membarrier;
 
     mutable std::mutex mutex;
     Iotlb iotlb;
     Translating translating = Translating::on;
-    /// What was changed by the change that began generation g, at [g modulo their number].
-    std::array<Changed, count_remembered_changes> changes;
+    /// At most one of each handle.
+    std::set<Question*> questions_open;
     std::map<const IoSlot*, std::string> slots;
     std::map<std::uint64_t, Hold> holds;
     std::uint64_t next_ticket = 0;

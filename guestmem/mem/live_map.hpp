@@ -18,13 +18,17 @@
 /// processor) has a MapReader with a name. It follows the current map in one of two ways: memory() holds on to the map
 /// until the next call or until park(), for threads that come by often; pin() holds it for a scope. Who replaces a map
 /// waits until nobody uses the old one, or learns at the deadline who does.
-/// Contract: what memory() or pin() gave stays valid until the same reader's next memory(), pin() or park(), and no
-/// longer: a pin within a pin moves on to the current map.
+/// Contract: what memory() or pin() gave stays valid until the same reader's next memory(), pin() or park(), or its
+/// move, and no longer: a pin within a pin moves on to the current map, and the end of a pin that began on a parked
+/// reader parks it. No reader is moved while it is pinned. Changes come one after another: a `change` that calls
+/// publish() or update() waits for itself.
 /// A reader parks before it sleeps: until then it holds up whoever waits. `wait_until_unused` also waits for
 /// snapshots, for raw pointers (PointerGuard) into regions that the current map lacks, and for owners of the old map
 /// itself.
 /// Threads: LiveMap any. A MapReader is one thread's at a time.
-/// Lifetime: readers, pins and snapshots may outlive the LiveMap.
+/// Lifetime: readers, pins and snapshots may outlive the LiveMap. A map goes, with what only it had, in the call that
+/// finds it unused, and no lock is held then: the owner of its memory may use the LiveMap. A map that no reader holds
+/// goes, also behind a reader that holds an older one.
 /// Limits: max_map_readers readers and snapshots.
 /// Cost: memory() of an unchanged map is a load and a comparison, 0.6 ns; pin() 1.7 ns: it stores to a place of its
 /// own without a fence, and the writer makes all processors agree by membarrier(2). Where the kernel has none, pin()
@@ -39,6 +43,8 @@
 namespace guestmem {
 
 inline constexpr std::size_t max_map_readers = 4096;
+/// A longer limit of a wait counts as this.
+inline constexpr std::chrono::milliseconds max_map_wait = std::chrono::hours{24};
 
 namespace detail {
 struct LiveMapState;
@@ -113,7 +119,8 @@ public:
     [[nodiscard, gnu::always_inline]] bool is_current() const {
         return generation_->load(std::memory_order_acquire) == held_;
     }
-    /// The number of the map that this reader holds; another map has another number. 0: it is parked.
+    /// The number of the map that this reader holds; another map has another number, also in another LiveMap. 0: it
+    /// is parked.
     [[nodiscard]] std::uint64_t held_generation() const { return held_; }
     /// That map. Before the first memory() or pin(), and after park(), there is none to ask for.
     [[nodiscard]] const MemoryMap& held_map() const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guestmem/mem/live_map.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -154,7 +155,9 @@ TEST(LiveMap, AWaitNamesTheReaderThatHoldsIt) {
     ASSERT_FALSE(unused);
     EXPECT_EQ(unused.error().code(), Errc::timed_out);
     EXPECT_EQ(unused.error().message(),
-              "memory map of generation 1: still in use after 30 ms by reader 'net queue 0' (generation 1)");
+              fmt::format("memory map of generation {0}: still in use after 30 ms by reader 'net queue 0' "
+                          "(generation {0})",
+                          old.generation));
     EXPECT_GE(took, 30ms);
     EXPECT_LT(took, 10s);
     static_cast<void>(queue.memory());
@@ -168,7 +171,8 @@ TEST(LiveMap, AWaitNamesAPin) {
     {
         const MapPin pin = reader.pin();
         old = live.publish(map_of({}));
-        EXPECT_THAT(users(live, old), HasSubstr("reader 'vcpu 3' (generation 1)"));
+        EXPECT_THAT(users(live, old),
+                    HasSubstr(fmt::format("reader 'vcpu 3' (generation {})", old.generation)));
         EXPECT_EQ(value_at(*pin), 1U);
         EXPECT_EQ(pin->map().regions().size(), 1U);
     }
@@ -194,7 +198,8 @@ TEST(LiveMap, AWaitCountsOwnersWithoutAName) {
     LiveMap live{map_of({ram("one", 0)})};
     MapPtr kept = live.current();
     const RetiredMap old = live.publish(map_of({}));
-    EXPECT_THAT(users(live, old), HasSubstr("1 owner(s) of the map of generation 1 itself"));
+    EXPECT_THAT(users(live, old),
+                HasSubstr(fmt::format("1 owner(s) of the map of generation {} itself", old.generation)));
     MapPtr second = kept;
     EXPECT_THAT(users(live, old), HasSubstr("2 owner(s)"));
     kept = nullptr;
@@ -234,8 +239,9 @@ TEST(LiveMap, AWaitIsForOlderMapsTooAndNotForYoungerOnes) {
     const RetiredMap second = live.publish(map_of({ram("three", 0)}));
     static_cast<void>(youngest.memory());
 
-    EXPECT_THAT(users(live, first), HasSubstr("'oldest' (generation 1)"));
-    EXPECT_THAT(users(live, second), AllOf(HasSubstr("'oldest' (generation 1)"), Not(HasSubstr("youngest"))));
+    const auto oldest_holds = HasSubstr(fmt::format("'oldest' (generation {})", first.generation));
+    EXPECT_THAT(users(live, first), oldest_holds);
+    EXPECT_THAT(users(live, second), AllOf(oldest_holds, Not(HasSubstr("youngest"))));
     oldest.park();
     EXPECT_EQ(users(live, second), "");
     EXPECT_EQ(users(live, first), "");
@@ -468,8 +474,8 @@ private:
 
 /// Reads without guards, so that a thread sanitizer sees it, too.
 std::uint64_t plain_read(GuestMemory& memory, std::uint64_t address) {
-    const auto piece = memory.find_piece(GuestAddress{address}, Access::read).value();
-    return *reinterpret_cast<const std::uint64_t*>(piece.host);
+    const Run run = memory.map().find_run(GuestAddress{address}, Access::read).value();
+    return *reinterpret_cast<const std::uint64_t*>(run.host);
 }
 
 /// Reads in every way that there is until it is told to stop.

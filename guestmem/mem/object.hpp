@@ -28,13 +28,19 @@
 
 namespace guestmem {
 
+/// The value whose bytes, in this machine's order, are those of `value` in `order`.
+template <std::endian order, std::unsigned_integral T>
+[[nodiscard]] constexpr T in_order(T value) {
+    return order == std::endian::native ? value : std::byteswap(value);
+}
+
 template <std::unsigned_integral T, std::endian order>
 class EndianInteger {
 public:
     EndianInteger() = default;
-    explicit constexpr EndianInteger(T value) : bytes_(std::bit_cast<Bytes>(convert(value))) {}
+    explicit constexpr EndianInteger(T value) : bytes_(std::bit_cast<Bytes>(in_order<order>(value))) {}
 
-    [[nodiscard]] constexpr T value() const { return convert(std::bit_cast<T>(bytes_)); }
+    [[nodiscard]] constexpr T value() const { return in_order<order>(std::bit_cast<T>(bytes_)); }
 
     friend constexpr bool operator==(EndianInteger a, EndianInteger b) { return a.value() == b.value(); }
 
@@ -42,13 +48,6 @@ private:
     struct Bytes {
         std::byte bytes[sizeof(T)];
     };
-    static constexpr T convert(T value) {
-        if constexpr (order == std::endian::native) {
-            return value;
-        } else {
-            return std::byteswap(value);
-        }
-    }
 
     Bytes bytes_;
 };

@@ -30,28 +30,35 @@
 
 namespace guestmem {
 
-/// An entry in a region's list of holders.
-class RegionHold {
+/// What a piece needs while somebody has its pointer, with an entry in its region's list of holders.
+class PieceHold {
 public:
-    RegionHold(std::shared_ptr<const Region> region, std::string why)
-        : region_(std::move(region)), ticket_(region_->add_holder(std::move(why))) {}
-    RegionHold(RegionHold&& other) noexcept : region_(std::move(other.region_)), ticket_(other.ticket_) {}
-    RegionHold& operator=(RegionHold&& other) noexcept {
-        const RegionHold old{std::move(*this)};
+    PieceHold(const HeldPiece& held, std::string why)
+        : region_(held.region), io_log_(held.io_log), ticket_(region_->add_holder(std::move(why))) {}
+    PieceHold(PieceHold&& other) noexcept
+        : region_(std::move(other.region_)), io_log_(std::move(other.io_log_)), ticket_(other.ticket_) {}
+    PieceHold& operator=(PieceHold&& other) noexcept {
+        const PieceHold old{std::move(*this)};
         region_ = std::move(other.region_);
+        io_log_ = std::move(other.io_log_);
         ticket_ = other.ticket_;
         return *this;
     }
-    RegionHold(const RegionHold&) = delete;
-    RegionHold& operator=(const RegionHold&) = delete;
-    ~RegionHold() {
+    PieceHold(const PieceHold&) = delete;
+    PieceHold& operator=(const PieceHold&) = delete;
+    ~PieceHold() {
         if (region_) region_->remove_holder(ticket_);
     }
 
     [[nodiscard]] const Region& region() const { return *region_; }
+    /// Whether another piece is held by this, too.
+    [[nodiscard]] bool covers(const HeldPiece& other) const {
+        return region_ == other.region && (!other.io_log || io_log_ == other.io_log);
+    }
 
 private:
     std::shared_ptr<const Region> region_;
+    std::shared_ptr<const void> io_log_;
     std::uint64_t ticket_;
 };
 
@@ -64,12 +71,13 @@ public:
     template <typename Space>
     [[nodiscard]] static AccessResult<PointerGuard> create(ByteAccess<Space>& view, Address<Space> address,
                                                            std::uint64_t size_bytes, std::string why) {
-        const Piece piece = GM_TRY(view.find_piece(address, access));
-        if (piece.size_bytes < size_bytes) {
+        const HeldPiece held = GM_TRY(view.hold_piece(address, access));
+        if (held.piece.size_bytes < size_bytes) {
             GM_TRY(view.check_range(address, size_bytes, access));
-            return AccessError{AccessReason::crosses_border, access, address.value() + piece.size_bytes, 0};
+            return AccessError{AccessReason::crosses_border, access, address.value() + held.piece.size_bytes,
+                               0};
         }
-        return PointerGuard{piece, size_bytes, RegionHold{view.find_region(piece.guest), std::move(why)}};
+        return PointerGuard{held.piece, size_bytes, PieceHold{held, std::move(why)}};
     }
 
     PointerGuard(PointerGuard&& other) noexcept
@@ -104,13 +112,13 @@ public:
     }
 
 private:
-    PointerGuard(const Piece& piece, std::uint64_t size_bytes, RegionHold hold)
+    PointerGuard(const Piece& piece, std::uint64_t size_bytes, PieceHold hold)
         : piece_(piece), size_bytes_(size_bytes), hold_(std::move(hold)) {}
 
     Piece piece_;
     std::uint64_t size_bytes_;
     bool is_marked_ = false;
-    RegionHold hold_;
+    PieceHold hold_;
 };
 
 using ReadPointer = PointerGuard<Access::read>;

@@ -77,7 +77,7 @@ public:
     [[nodiscard]] std::vector<std::string> holders() const;
 
 private:
-    friend class RegionHold;
+    friend class PieceHold;
     [[nodiscard]] std::uint64_t add_holder(std::string why) const;
     void remove_holder(std::uint64_t ticket) const;
 

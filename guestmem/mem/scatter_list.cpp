@@ -2,6 +2,7 @@
 #include "guestmem/mem/scatter_list.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 namespace guestmem {
 
@@ -12,20 +13,22 @@ AccessResult<void> ScatterList::add(ByteAccess<Space>& view, Address<Space> addr
     if (!address.checked_add(size_bytes - 1))
         return AccessError{AccessReason::overflow, access_, address.value(), 0};
     std::vector<Piece> found;
+    std::vector<PieceHold> holds;
     for (std::uint64_t done = 0; done < size_bytes;) {
         const std::uint64_t at = address.value() + done;
-        const AccessResult<Piece> piece = view.find_piece(Address<Space>{at}, access_);
-        if (!piece) return piece.error();
+        const AccessResult<HeldPiece> held = view.hold_piece(Address<Space>{at}, access_);
+        if (!held) return held.error();
         if (pieces_.size() + found.size() == max_io_slices)
             return AccessError{AccessReason::list_full, access_, at, 0};
-        found.push_back(*piece);
-        found.back().size_bytes = std::min(piece->size_bytes, size_bytes - done);
+        // Before the next piece is looked for: the map may have changed then, and somebody waits for this region.
+        const std::vector<PieceHold>& last = holds.empty() ? holds_ : holds;
+        if (last.empty() || !last.back().covers(*held)) holds.emplace_back(*held, why_);
+        found.push_back(held->piece);
+        found.back().size_bytes = std::min(held->piece.size_bytes, size_bytes - done);
         done += found.back().size_bytes;
     }
+    std::ranges::move(holds, std::back_inserter(holds_));
     for (const Piece& piece : found) {
-        auto region = view.find_region(piece.guest);
-        if (holds_.empty() || &holds_.back().region() != region.get())
-            holds_.emplace_back(std::move(region), why_);
         pieces_.push_back(piece);
         const bool is_next =
             !slices_.empty() && slices_.back().data + slices_.back().size_bytes == piece.host;

@@ -49,7 +49,7 @@ public:
     [[nodiscard]] std::uint64_t size_bytes() const { return size_bytes_; }
 
     /// The first `count` bytes of the list have been written, after the system call that wrote them. When that call
-    /// failed, nobody knows what it wrote: then it is size_bytes().
+    /// failed, or was short because the host had lost a page, nobody knows what it wrote: then it is size_bytes().
     void mark_written(std::uint64_t count);
 
     /// Empty again; what was held is let go.
@@ -60,7 +60,7 @@ private:
     std::string why_;
     std::vector<IoSlice> slices_;
     std::vector<Piece> pieces_;
-    std::vector<RegionHold> holds_;
+    std::vector<PieceHold> holds_;
     std::uint64_t size_bytes_ = 0;
     bool is_marked_ = false;
 };

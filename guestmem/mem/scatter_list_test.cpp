@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -22,7 +23,9 @@
 #include "guestmem/mem/guest_memory.hpp"
 #include "guestmem/mem/live_map.hpp"
 #include "guestmem/mem/testing/lost_memory.hpp"
+#include "guestmem/mem/testing/table_translator.hpp"
 #include "guestmem/mem/testing/test_map.hpp"
+#include "guestmem/mem/transfer.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
 
 namespace guestmem {
@@ -32,10 +35,13 @@ using namespace std::chrono_literals;
 using testing::counted_bytes;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::io_range;
 using ::testing::IsEmpty;
 using testing::LostMemory;
 using testing::LostMemoryTest;
+using testing::TestDevice;
 using testing::TestMap;
+using testing::translation;
 using Numbers = std::vector<std::uint64_t>;
 using Slices = std::vector<std::pair<const std::byte*, std::size_t>>;
 
@@ -247,6 +253,70 @@ TEST_F(ScatterListTest, HoldsItsRegionsByName) {
     EXPECT_THAT(early.error().message(), HasSubstr("pointer 'disk read' into region 'high'"));
     list.reset();
     EXPECT_TRUE(live.wait_until_unused(old, 5s));
+}
+
+/// Two regions behind an IOMMU, of which the first is unplugged while the second one's mapping is asked for.
+class UnpluggedTest : public ::testing::Test {
+protected:
+    UnpluggedTest() {
+        TestMap guest;
+        guest.ram(0x8000, 0x1000, "leaving").ram(0x20000, 0x1000, "staying").start_tracking();
+        first_ = guest.shared_region(0);
+        live_.emplace(guest.take_map());
+        other_.ram(0x8000, 0x1000, "coming");
+        device_.table->set(translation(0x1000, 0x1000, 0x8000));
+        device_.table->set(translation(0x2000, 0x1000, 0x20000));
+        memory_ = device_.space.make_memory("disk", live_->make_reader("disk").value()).value();
+        device_.table->on_question = [this](IoAddress address, Access) {
+            if (address != IoAddress{0x2000}) return;
+            const RetiredMap old = live_->replace(first_->range(), other_.shared_region(0)).value();
+            const auto unused = live_->wait_until_unused(old, 0ms);
+            if (!unused) waited_ = unused.error().message();
+        };
+    }
+
+    TestMap other_;
+    std::shared_ptr<const Region> first_;
+    std::optional<LiveMap> live_;
+    TestDevice device_{TestMap{}.map()};
+    std::unique_ptr<TranslatedMemory> memory_;
+    std::string waited_;
+};
+
+TEST_F(UnpluggedTest, AListHoldsTheRegionsThatItsPiecesAreIn) {
+    ScatterList list{Access::write, "disk read"};
+    ASSERT_TRUE(list.add(*memory_, IoAddress{0x1ff0}, 32));
+    ASSERT_EQ(list.slices().size(), 2U);
+    EXPECT_EQ(list.slices()[0].data, first_->host_base() + 0xff0);
+    EXPECT_THAT(first_->holders(), ElementsAre("disk read"));
+    EXPECT_THAT(waited_, HasSubstr("region 'leaving'")) << "whoever waits hears of it";
+    std::memset(list.slices()[0].data, 1, 16);
+    list.clear();
+    EXPECT_FALSE(first_->dirty().harvest()->runs().empty());
+}
+
+TEST_F(UnpluggedTest, ATransferKeepsTheRegionsThatItReadsInto) {
+    const testing::TempFolder folder;
+    const Fd file = open_file(folder.write("disk", std::string(32, 'x')), OpenMode::read_write).value();
+    EXPECT_EQ(read_some_from(*memory_, IoAddress{0x1ff0}, 32, FdStream{file, 0}).count_done, 32U);
+    EXPECT_THAT(waited_, HasSubstr("pointer 'transfer' into region 'leaving'"));
+    EXPECT_EQ(first_->host_base()[0xfff], std::byte{'x'});
+    EXPECT_THAT(first_->holders(), IsEmpty());
+}
+
+TEST(ScatterList, MarksInTheLogByIovaAlsoWhenItsSpaceIsGone) {
+    TestMap guest;
+    guest.ram(0x8000, 0x1000);
+    auto device = std::make_unique<TestDevice>(guest.map(), io_range(0, 0x10000));
+    device->table->set(translation(0x1000, 0x1000, 0x8000));
+    ScatterList list{Access::write, "disk read"};
+    ASSERT_TRUE(list.add(*device->memory, IoAddress{0x1000}, 32));
+    std::optional<WritePointer> pointer{
+        WritePointer::create(*device->memory, IoAddress{0x1100}, 16, "header").value()};
+    device.reset();
+    list.clear();
+    pointer.reset();
+    EXPECT_EQ(guest.region(0).holders().size(), 0U);
 }
 
 TEST_F(ScatterListTest, IsMovedByOneSystemCall) {

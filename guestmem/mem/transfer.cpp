@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <vector>
 
+#include "guestmem/mem/pointer_guard.hpp"
 #include "guestmem/sys/scatter_io.hpp"
 
 namespace guestmem {
@@ -18,6 +20,7 @@ constexpr std::size_t buffer_bytes = 4096;
 /// The pieces of a range up to the first byte that refuses, at most as many as one system call takes.
 struct Gathered {
     std::vector<Piece> pieces;
+    std::vector<PieceHold> holds;
     std::vector<IoSlice> slices;
     std::uint64_t size_bytes = 0;
 };
@@ -28,17 +31,21 @@ AccessResult<Gathered> gather(ByteAccess<Space>& memory, Address<Space> address,
     Gathered gathered;
     while (gathered.size_bytes < size_bytes && gathered.slices.size() < max_io_slices) {
         const auto at = address.checked_add(gathered.size_bytes);
-        const AccessResult<Piece> piece =
-            at ? memory.find_piece(*at, access)
-               : AccessResult<Piece>{AccessError{AccessReason::overflow, access, address.value(), 0}};
-        if (!piece) {
-            if (gathered.size_bytes == 0) return piece.error();
+        const AccessResult<HeldPiece> held =
+            at ? memory.hold_piece(*at, access)
+               : AccessResult<HeldPiece>{AccessError{AccessReason::overflow, access, address.value(), 0}};
+        if (!held) {
+            if (gathered.size_bytes == 0) return held.error();
             break;
         }
-        const std::uint64_t count = std::min(piece->size_bytes, size_bytes - gathered.size_bytes);
-        gathered.pieces.push_back(*piece);
-        gathered.slices.push_back({piece->host, count});
+        // A view that translates may follow another map, or hold none, while the next piece is looked for.
+        if constexpr (std::same_as<Space, IoVirtualSpace>)
+            if (gathered.holds.empty() || !gathered.holds.back().covers(*held))
+                gathered.holds.emplace_back(*held, "transfer");
+        const std::uint64_t count = std::min(held->piece.size_bytes, size_bytes - gathered.size_bytes);
+        gathered.slices.push_back({held->piece.host, count});
         gathered.size_bytes += count;
+        gathered.pieces.push_back(held->piece);
     }
     return gathered;
 }
@@ -49,6 +56,16 @@ void mark_written(const Gathered& gathered, std::uint64_t count) {
         gathered.pieces[i].mark_written(0, part);
         count -= part;
     }
+}
+
+/// How many bytes a read may have written. A call is short also when it met a page that is gone, and then sockets and
+/// pipes do not count the message in which it failed; files count every byte.
+std::uint64_t count_touched(const FdStream& source, const Gathered& gathered,
+                            const Result<std::size_t>& count) {
+    if (!count) return count.error().code() == Errc::unavailable ? 0 : gathered.size_bytes;
+    if (*count == 0 || *count == gathered.size_bytes) return *count;
+    const Result<FileFacts> facts = file_facts(source.fd);
+    return facts && facts->is_regular ? *count : gathered.size_bytes;
 }
 
 /// A transfer that writes guest memory reads the stream.
@@ -94,7 +111,7 @@ Transfer read_some_from(ByteAccess<Space>& memory, Address<Space> address, std::
     const auto gathered = gather(memory, address, size_bytes, Access::write);
     if (!gathered) return refused(gathered.error(), Access::write);
     Result<std::size_t> count = read_scattered(source.fd, gathered->slices, source.offset_bytes);
-    mark_written(*gathered, count ? *count : gathered->size_bytes);
+    mark_written(*gathered, count_touched(source, *gathered, count));
     return transferred(std::move(count));
 }
 
@@ -130,10 +147,11 @@ Transfer read_some_from(ByteAccess<Space>& memory, Address<Space> address, std::
                         ByteSource& source) {
     if (size_bytes == 0) return {0, {}};
     // What the stream gives is gone from there: it is asked for no more than can be written.
-    const AccessResult<Piece> piece = memory.find_piece(address, Access::write);
-    if (!piece) return refused(piece.error(), Access::write);
+    const AccessResult<HeldPiece> held = memory.hold_piece(address, Access::write);
+    if (!held) return refused(held.error(), Access::write);
     std::array<std::byte, buffer_bytes> buffer;
-    const std::span room = std::span{buffer}.first(std::min({buffer.size(), size_bytes, piece->size_bytes}));
+    const std::span room =
+        std::span{buffer}.first(std::min({buffer.size(), size_bytes, held->piece.size_bytes}));
     const Result<std::size_t> count = source.read_some(room);
     if (!count) return {0, count.error()};
     if (*count > room.size())

@@ -343,6 +343,17 @@ TEST_F(TransferTest, FailsWithEachSystemCallAndMarksAllThatWasAskedOf) {
     EXPECT_THAT(memory_.take_dirty(1), IsEmpty());
 }
 
+TEST_F(TransferTest, ASocketThatHasNothingMarksNothing) {
+    const Ends ends = socket_pair();
+    set_nonblocking(ends.near);
+    const Transfer none = read_some_from(view_, GuestAddress{0x1000}, 256, FdStream{ends.near});
+    EXPECT_EQ(none.status.error().code(), Errc::unavailable);
+    EXPECT_THAT(memory_.take_dirty(0), IsEmpty());
+    send_all(ends.far, counted_bytes(10));
+    EXPECT_EQ(read_some_from(view_, GuestAddress{0x1000}, 256, FdStream{ends.near}).count_done, 10U);
+    EXPECT_EQ(memory_.take_dirty(0), (Numbers{0, 1}));
+}
+
 // ---- streams ----
 
 TEST_F(TransferTest, PutsTheBytesOfAShortSourceSideBySideAcrossABorder) {
@@ -463,6 +474,22 @@ TEST_P(TransferLostTest, ADescriptorMovesTheBytesBeforeTheLostPage) {
     EXPECT_EQ(text.find_first_not_of('y'), good_bytes);
     EXPECT_EQ(text.find_first_not_of('x', good_bytes), std::string::npos);
     EXPECT_EQ(text.size(), 20000U);
+}
+
+TEST_P(TransferLostTest, AShortReadMarksWhatTheKernelWroteAndDidNotCount) {
+    // A stream socket gives the first message and keeps the second; of that it has copied up to the lost page.
+    const Ends ends = socket_pair();
+    for (const std::size_t size_bytes : {std::size_t{100}, std::size_t{good_bytes}}) {
+        const std::string message(size_bytes, 'x');
+        ASSERT_EQ(::send(ends.far.view().number(), message.data(), size_bytes, 0),
+                  static_cast<ssize_t>(size_bytes));
+    }
+    const Transfer in = read_some_from(memory_, LostMemory::page(0), good_bytes + 100, FdStream{ends.near});
+    ASSERT_TRUE(in.status) << in.status.error().message();
+    EXPECT_EQ(in.count_done, 100U);
+    EXPECT_FALSE(is_all(lost_.bytes().subspan(page_size_bytes, page_size_bytes), std::byte{0}))
+        << "it wrote on";
+    EXPECT_THAT(lost_.map().take_dirty(LostMemory::number), ::testing::IsSupersetOf(Numbers{0, 1}));
 }
 
 TEST_P(TransferLostTest, AStreamGetsTheBytesBeforeTheLostPage) {

@@ -53,13 +53,12 @@ bool TranslatedMemory::recall(IoAddress address, Access access) {
 }
 
 AccessResult<void> TranslatedMemory::aim(IoAddress address, Access access, Asking asking) {
-    refused_at_.reset();
     detail::FoundTranslation found = state_->find(address);
     if (!found.translation || !allows(found.translation->permissions(), access)) {
         if (asking == Asking::no) return AccessError{AccessReason::untranslated, access, address.value(), 0};
         // The Translator may take its time: this handle is in nobody's way meanwhile.
         reader_.park();
-        found = GM_TRY(state_->ask(address, access, found.generation));
+        found = GM_TRY(state_->ask(address, access));
         if (!found.translation) return {};
     }
     return place(*found.translation, found.generation, address, access);
@@ -73,7 +72,8 @@ AccessResult<void> TranslatedMemory::place(const Translation& translation, std::
     const AccessResult<Run> run = map.find_run(guest, access);
     if (!run) {
         refused_at_ = guest;
-        return AccessError{run.error().reason(), access, address.value(), 0};
+        refusal_ = AccessError{run.error().reason(), access, address.value(), 0};
+        return refusal_;
     }
     const std::shared_ptr<const Region> region = map.find_region(guest);
     // How many bytes below the address, and above it, lie in the translation, in the region, and on this side of the
@@ -168,8 +168,6 @@ TranslatedMemory::Spot TranslatedMemory::to_spot(const Piece& piece) {
 }
 
 std::shared_ptr<const Region> TranslatedMemory::find_region(GuestAddress address) {
-    // The map of the last access, when it is held.
-    if (reader_.held_generation() == 0) follow_map();
     return reader_.held_map().find_region(address);
 }
 

@@ -23,7 +23,7 @@
 /// Contract: a refusal has the I/O virtual address and the reason: untranslated, denied or translator_failed;
 /// or what the map says about the guest address it leads to (hole, out_of_range, read_only, device; see refused_at()).
 /// A denial is not remembered: the Translator is asked each time. Of its answer only that is kept which was not
-/// invalidated meanwhile; when nothing is left it is asked again, max_translation_tries times in all.
+/// invalidated meanwhile; when the address itself was, it is asked again, max_translation_tries times in all.
 /// A verb of several pieces can lose a mapping on the way: then it ends there, with the bytes done.
 /// What is written is marked in the region's log, and in the space's log by I/O virtual address, if it has one.
 /// Threads: one at a time. The space's invalidate() may run at any time on another.
@@ -82,16 +82,17 @@ public:
     TranslatedMemory& operator=(const TranslatedMemory&) = delete;
     ~TranslatedMemory();
 
-    /// What it gives may be taken away as soon as it returns, unless an IoHold of the range is there.
-    [[nodiscard]] AccessResult<Piece> find_piece(IoAddress address, Access access) override;
-    [[nodiscard]] std::shared_ptr<const Region> find_region(GuestAddress address) override;
+    /// Makes invalidations wait for what uses a range for longer than one access: a pointer, a list, a transfer.
     [[nodiscard]] Result<IoHold> hold(const IoRange& range, std::string why);
 
     /// Holds no map until the next access.
     void park() { reader_.park(); }
 
-    /// Where the last address that was refused led to, when it had a translation and the map refused it.
-    [[nodiscard]] std::optional<GuestAddress> refused_at() const { return refused_at_; }
+    /// Where the address of this error led to, if it was the last that had a translation and that the map refused.
+    [[nodiscard]] std::optional<GuestAddress> refused_at(const AccessError& error) const {
+        const bool is_last = error.reason() == refusal_.reason() && error.address() == refusal_.address();
+        return is_last ? std::optional{refused_at_} : std::nullopt;
+    }
 
 private:
     friend class TypedAccess<TranslatedMemory, IoVirtualSpace>;
@@ -161,6 +162,9 @@ private:
     /// what is missing takes the slow way.
     [[nodiscard, gnu::noinline]] bool find_again(IoAddress address, std::uint64_t count, Access access);
 
+    [[nodiscard]] AccessResult<Piece> find_piece(IoAddress address, Access access) override;
+    [[nodiscard]] std::shared_ptr<const Region> find_region(GuestAddress address) override;
+    [[nodiscard]] std::shared_ptr<const void> io_log() const override { return state_; }
     [[nodiscard]] AccessResult<Piece> enter_piece(IoAddress address, Access access) override;
     void leave_piece() override { leave(); }
 
@@ -181,8 +185,9 @@ private:
     MapReader reader_;
     std::array<Hit, count_hits> hits_;  ///< the last one is among them
     std::size_t next_hit_ = 0;
-    std::uint64_t map_generation_ = 0;  ///< the map that the hits are of
-    std::optional<GuestAddress> refused_at_;
+    std::uint64_t map_generation_ = 0;                             ///< the map that the hits are of
+    AccessError refusal_{AccessReason::none, Access::read, 0, 0};  ///< the map's last
+    GuestAddress refused_at_;
     std::shared_ptr<detail::IoSpaceState> state_;
 };
 

@@ -150,7 +150,9 @@ TEST(TranslatedMemory, SaysWhichAddressWasRefusedAndWhy) {
             EXPECT_EQ(device.memory->fetch_or<std::uint32_t>(at, 1).error(), expected);
             EXPECT_EQ(device.memory->fill(at, std::byte{1}, 8).error(), expected);
         }
-        EXPECT_EQ(device.memory->refused_at(), some.guest);
+        EXPECT_EQ(device.memory->refused_at(expected), some.guest);
+        EXPECT_EQ(device.memory->refused_at(refused(AccessReason::misaligned, some.access, some.address)),
+                  std::nullopt);
     }
     EXPECT_TRUE(is_all(guest.bytes(0), std::byte{0}));
 }
@@ -175,7 +177,7 @@ TEST(TranslatedMemory, EachKindOfAccessNeedsItsPermission) {
         EXPECT_EQ(memory.compare(at, buffer).has_value(), can_read);
         EXPECT_EQ(memory.read_string(at, 8).has_value(), can_read);
         EXPECT_EQ(memory.check_range(at, 8, Access::read).has_value(), can_read);
-        EXPECT_EQ(memory.find_piece(at, Access::read).has_value(), can_read);
+        EXPECT_EQ(memory.hold_piece(at, Access::read).has_value(), can_read);
         EXPECT_EQ(memory.write<std::uint16_t>(at, 0).has_value(), can_write);
         EXPECT_EQ(memory.store<std::uint64_t>(at, 0).has_value(), can_write);
         EXPECT_EQ(memory.write_bytes(at, buffer).has_value(), can_write);
@@ -185,7 +187,7 @@ TEST(TranslatedMemory, EachKindOfAccessNeedsItsPermission) {
         EXPECT_EQ(memory.fetch_and<std::uint8_t>(at, 0).has_value(), can_write);
         EXPECT_EQ(memory.compare_exchange<std::uint32_t>(at, 0, 0).has_value(), can_write);
         EXPECT_EQ(memory.check_range(at, 8, Access::write).has_value(), can_write);
-        EXPECT_EQ(memory.find_piece(at, Access::write).has_value(), can_write);
+        EXPECT_EQ(memory.hold_piece(at, Access::write).has_value(), can_write);
         EXPECT_EQ(memory.copy(IoAddress{0x80}, at, 8).has_value(), can_read && can_write);
         // The same with a mapping that the handle has used for the other kind.
         EXPECT_EQ(memory.read<std::uint16_t>(at).has_value(), can_read);
@@ -395,7 +397,7 @@ TEST(TranslatedMemory, FollowsALiveMap) {
     EXPECT_EQ(old_guest.bytes(0)[16], std::byte{0});
     EXPECT_EQ(new_guest.bytes(0)[16], std::byte{1});
     EXPECT_EQ(new_guest.bytes(0)[8], std::byte{0});
-    EXPECT_EQ(memory->find_region(GuestAddress{0x8000})->name(), "new");
+    EXPECT_EQ(memory->hold_piece(IoAddress{16}, Access::read)->region->name(), "new");
     EXPECT_EQ(device.table->count_questions(), 1U) << "mappings do not depend on the map";
 }
 
@@ -438,7 +440,7 @@ TEST(TranslatedMemory, ARegionThatIsRemovedIsAHoleInItsMapping) {
     ASSERT_TRUE(live.remove(GuestRange::create(GuestAddress{0x8000}, 0x1000).value()));
     EXPECT_EQ(memory->write<std::uint64_t>(IoAddress{0}, 1).error(),
               refused(AccessReason::hole, Access::write, 0));
-    EXPECT_EQ(memory->refused_at(), GuestAddress{0x8000});
+    EXPECT_EQ(memory->refused_at(refused(AccessReason::hole, Access::write, 0)), GuestAddress{0x8000});
     EXPECT_TRUE(memory->write<std::uint64_t>(IoAddress{0x1000}, 1));
 }
 

@@ -18,8 +18,9 @@
 ///
 /// Concepts: a view says how a spot is found quickly; everything here is inline around that. What finds no spot (a
 /// border, a hole, a device) takes the slow way through ByteAccess.
-/// Contract: an object of 1, 2, 4 or 8 bytes at an aligned address is read and written whole; at another address by
-/// one instruction, which the machine may split where it crosses a cache line. Larger objects: as ByteAccess says.
+/// Contract: an object of 1, 2, 4 or 8 bytes at an aligned address is read and written whole, where guest and host
+/// addresses agree modulo 8, as they do in regions of whole pages; at another address by one instruction, which the
+/// machine may split where it crosses a cache line. Larger objects: as ByteAccess says.
 /// Atomic operations need an aligned address and one region; each takes the memory order that its std::atomic
 /// namesake takes. What was written is marked dirty after it was written; a compare-exchange that does not exchange
 /// marks nothing.
@@ -50,24 +51,23 @@ public:
 
     template <GuestObject T>
     [[nodiscard, gnu::always_inline]] AccessResult<T> read(AddressType address) {
-        T value;
         if constexpr (has_word_size<T>) {
             typename View::Spot spot;
             if (view().find_readable(address.value(), sizeof(T), spot)) [[likely]] {
                 WordOf<T> word;
                 if (!try_load(spot.host, word)) [[unlikely]]
-                    return fault(address, Access::read);
+                    return read_slowly<T>(address);
                 return std::bit_cast<T>(word);
             }
             if (std::uint64_t word = 0; view().read_across(address.value(), sizeof(T), word))
                 return std::bit_cast<T>(static_cast<WordOf<T>>(word));
-            if (const auto done = Base::read_bytes(address, {bytes_of(value), sizeof(T)}); !done) [[unlikely]]
-                return done.error();
+            return read_slowly<T>(address);
         } else {
+            T value;
             if (const auto done = read_bytes(address, {bytes_of(value), sizeof(T)}); !done) [[unlikely]]
                 return done.error();
+            return value;
         }
-        return value;
     }
 
     template <GuestObject T>
@@ -76,7 +76,7 @@ public:
             typename View::Spot spot;
             if (view().find_writable(address.value(), sizeof(T), spot)) [[likely]] {
                 if (!try_store(spot.host, std::bit_cast<WordOf<T>>(value))) [[unlikely]]
-                    return fault(address, Access::write);
+                    return Base::refuse_store(address, spot.host, sizeof(T));
                 spot.mark_written(sizeof(T));
                 return {};
             }
@@ -225,22 +225,23 @@ private:
     [[nodiscard]] View& view() { return static_cast<View&>(*this); }
 
     template <typename T>
-    [[nodiscard]] static std::byte* bytes_of(T& value) {
-        return reinterpret_cast<std::byte*>(&value);
-    }
-    template <typename T>
-    [[nodiscard]] static const std::byte* bytes_of(const T& value) {
-        return reinterpret_cast<const std::byte*>(&value);
-    }
-    template <std::endian order, typename T>
-    [[nodiscard]] static T in_order(T value) {
-        return order == std::endian::native ? value : std::byteswap(value);
+    [[nodiscard]] static auto* bytes_of(T& value) {
+        return reinterpret_cast<std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>*>(&value);
     }
     template <std::endian order, typename T>
     [[nodiscard]] static AccessResult<T> swapped(AccessResult<T> result) {
         if (!result) [[unlikely]]
             return result;
         return in_order<order>(*result);
+    }
+
+    /// Piece by piece, which also finds the byte of an unaligned word that lies in a lost page.
+    template <GuestObject T>
+    [[nodiscard, gnu::noinline]] AccessResult<T> read_slowly(AddressType address) {
+        T value;
+        if (const auto done = Base::read_bytes(address, {bytes_of(value), sizeof(T)}); !done)
+            return done.error();
+        return value;
     }
 
     [[nodiscard]] static AccessError fault(AddressType address, Access access, std::uint64_t done = 0) {

@@ -430,9 +430,11 @@ TEST_P(TypedAccessLostTest, WritesNothingOfAnIntegerThatReachesIntoALostPage) {
     for (const std::uint64_t before : {1U, 3U, 4U, 7U}) {
         SCOPED_TRACE(before);
         const GuestAddress address{lost_.page(2).value() - before};
-        const AccessError expected{AccessReason::fault, Access::write, address.value(), 0};
-        EXPECT_EQ(memory_.write(address, ~std::uint64_t{0}).error(), expected);
-        EXPECT_EQ(memory_.read<std::uint64_t>(address).error().reason(), AccessReason::fault);
+        const std::uint64_t lost = lost_.page(2).value();
+        EXPECT_EQ(memory_.write(address, ~std::uint64_t{0}).error(),
+                  (AccessError{AccessReason::fault, Access::write, lost, 0}));
+        EXPECT_EQ(memory_.read<std::uint64_t>(address).error(),
+                  (AccessError{AccessReason::fault, Access::read, lost, before}));
         EXPECT_TRUE(is_all(lost_.bytes().first(2 * page_size_bytes), std::byte{0}));
         EXPECT_TRUE(lost_.map().take_dirty(LostMemory::number).empty());
     }
