@@ -56,7 +56,7 @@ Result<void> run() {
     // KVM logs what its processors wrote; both are one harvest.
     std::vector<std::uint64_t> from_kvm(ram_bytes / page_size_bytes / 64);
     from_kvm[0] = 0x5;
-    GM_TRY(merge_kvm_bitmap(from_kvm, {.log = *ram->dirty().log(), .slot_bytes = ram_bytes}));
+    GM_TRY(merge_kvm_bitmap(from_kvm, {.tracker = ram->dirty(), .slot_bytes = ram_bytes}));
     const DirtyPages last = GM_TRY(ram->dirty().harvest());
     GM_TRY(copy_pages(MapView{*map}, last, image));
     GM_CHECK(MapView{*map}.compare(GuestAddress{0}, image).value() == std::strong_ordering::equal);

@@ -29,7 +29,9 @@ def verdict(of, ours, peer=None):
 class Verdicts(unittest.TestCase):
     def runs(self, ours, raw, peer, regions=64):
         at = key("read_u64", regions=regions)
-        return verdict(at, {at: ours, at.of("raw_read_u64"): raw}, {at: peer})
+        figures = {each: ns for number in (1, regions)
+                   for each, ns in ((at.at(number), ours), (at.at(number).of("raw_read_u64"), raw))}
+        return verdict(at, figures, {at: peer})
 
     def test_a_figure_at_both_bounds_is_reached(self):
         self.assertEqual(self.runs(ours=1.5, raw=0.5, peer=18), "reached")
@@ -77,6 +79,32 @@ class Verdicts(unittest.TestCase):
         self.assertEqual(verdict(many, {many: 4, few: 2, **raw}), "reached")
         self.assertEqual(verdict(many, {many: 4.5, few: 2, **raw}), "NOT REACHED: 2.25x 4 regions")
         self.assertEqual(verdict(many, {many: 4.5, **raw}), "NOT REACHED: no figure of 4 regions")
+
+    def test_runs_are_flat_from_one_region_to_many(self):
+        for work in ("read_u64", "write_u64"):
+            many, one = key(work, regions=1024), key(work, regions=1)
+            raw = {many.of(f"raw_{work}"): 0.5, one.of(f"raw_{work}"): 0.25}
+            self.assertEqual(verdict(many, {many: 1.3, one: 0.75, **raw}), "reached")
+            self.assertEqual(verdict(many, {many: 1.32, one: 0.75, **raw}),
+                             "NOT REACHED: +0.32 ns from 1 to 1024 regions")
+            # What raw accesses cost less is not forgiven.
+            self.assertEqual(verdict(many, {many: 1, one: 0.75, **raw, many.of(f"raw_{work}"): 0.125}),
+                             "NOT REACHED: +0.38 ns from 1 to 1024 regions")
+
+    def test_what_flat_is_measured_by_has_to_be_there(self):
+        many, one = key("read_u64", regions=1024), key("read_u64", regions=1)
+        figures = {many: 1, one: 1, many.of("raw_read_u64"): 0.5, one.of("raw_read_u64"): 0.5}
+        self.assertEqual(verdict(many, figures), "reached")
+        for lost in (one, one.of("raw_read_u64")):
+            less = {at: ns for at, ns in figures.items() if at != lost}
+            self.assertEqual(verdict(many, less), "NOT REACHED: no figure of 1 regions over raw")
+
+    def test_flat_is_said_at_the_larger_number_only(self):
+        figures = {each: 1 for regions in (1, 4, 64, 1024)
+                   for each in (key("read_u64", regions=regions), key("raw_read_u64", regions=regions))}
+        wanted = {row.key.regions: row.wanted for row in compare.rows_of(figures, {})}
+        self.assertEqual(wanted, {1: ["raw + 1 ns"], 4: ["raw + 1 ns"], 64: ["raw + 1 ns"],
+                                  1024: ["raw + 1 ns", "flat to 0.3 ns"]})
 
     def test_a_tracked_write_is_measured_by_the_untracked_one(self):
         at = key("write_tracked_two_threads")

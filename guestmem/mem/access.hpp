@@ -22,9 +22,9 @@
 /// region or a device leaves the memory as it was. Only a page that the host has lost (AccessReason::fault) can end
 /// them half way; the error says how many bytes were done. Size 0 is good at any address.
 /// What was written is marked dirty after it was written.
-/// A copy of at most 64 bytes accesses each aligned 8, 4 or 2 bytes of guest memory once and whole, where guest and host
-/// addresses agree modulo 8, as they do in regions of whole pages; of a longer copy any part may be of another moment,
-/// and nothing is said about the order.
+/// A copy of at most 64 bytes accesses each aligned 8, 4 or 2 bytes of guest memory once and whole, where guest and
+/// host addresses agree modulo 8, as they do in regions of whole pages; of a longer copy any part may be of another
+/// moment, and nothing is said about the order.
 /// Threads: as the view says. Guests and other threads may access the same bytes at any time.
 /// Cost: about 3 ns for each region that is crossed, and the copy.
 /// Known holes: the fault guard is for guest memory only; a bad pointer to the caller's own buffer ends the program.

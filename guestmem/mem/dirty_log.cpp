@@ -105,10 +105,12 @@ Result<DirtyPages> DirtyLog::harvest() {
 }
 
 Result<void> DirtyLog::harvest_into(DirtyPages& pages) {
-    if (pages.grid() == grid_)
+    if (pages.grid() == grid_) {
         pages.clear();
-    else
+    } else {
+        pages = DirtyPages{};
         pages = GM_TRY(DirtyPages::create(grid_));
+    }
     for_each_used_word(words_, grid_.count_words(), [&](std::uint64_t index) {
         pages.words_[index] = std::atomic_ref{words_[index]}.exchange(0, std::memory_order_acquire);
         pages.is_touched_ = true;

@@ -79,7 +79,8 @@ public:
 
     /// Takes all marks.
     [[nodiscard]] Result<DirtyPages> harvest();
-    /// The same into memory that is there already: what `pages` was before is gone. Empty after an error.
+    /// The same into memory that is there already: what `pages` was before is gone. After an error nothing in it is
+    /// dirty.
     [[nodiscard]] Result<void> harvest_into(DirtyPages& pages);
     /// A copy of the marks; they stay. It says nothing about the bytes of the pages.
     [[nodiscard]] Result<DirtyPages> peek() const;

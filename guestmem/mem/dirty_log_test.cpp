@@ -2,12 +2,14 @@
 #include "guestmem/mem/dirty_log.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <fstream>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -15,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "guestmem/base/check.hpp"
 #include "guestmem/mem/testing/store_buffering.hpp"
 #include "guestmem/sys/faults.hpp"
 #include "guestmem/sys/membarrier.hpp"
@@ -24,6 +27,14 @@ namespace {
 
 constexpr std::uint64_t whole_space = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint64_t gib = std::uint64_t{1} << 30;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool has_sanitizer = true;
+#elif defined(__has_feature)
+constexpr bool has_sanitizer = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
+#else
+constexpr bool has_sanitizer = false;
+#endif
 
 std::unique_ptr<DirtyLog> log_of(std::uint64_t size_bytes, std::uint64_t page_bytes = 4096) {
     return DirtyLog::create({.size_bytes = size_bytes, .page_bytes = page_bytes}).value();
@@ -144,6 +155,40 @@ TEST(DirtyLog, HarvestIntoReplacesWhateverWasThere) {
     ASSERT_TRUE(log->harvest_into(other));
     EXPECT_EQ(other.grid(), pages.grid());
     EXPECT_EQ(other.runs(), (std::vector{DirtyRun{8192, 4096}}));
+}
+
+/// The process gets 16 MiB more of address space than it has, and not a byte beyond.
+class AddressSpaceFull {
+public:
+    AddressSpaceFull() {
+        std::uint64_t count_pages = 0;
+        std::ifstream{"/proc/self/statm"} >> count_pages;
+        GM_CHECK(::getrlimit(RLIMIT_AS, &before_) == 0);
+        const rlimit little{.rlim_cur = (count_pages << 12) + (16 << 20), .rlim_max = before_.rlim_max};
+        GM_CHECK(::setrlimit(RLIMIT_AS, &little) == 0);
+    }
+    AddressSpaceFull(const AddressSpaceFull&) = delete;
+    AddressSpaceFull& operator=(const AddressSpaceFull&) = delete;
+    ~AddressSpaceFull() { ::setrlimit(RLIMIT_AS, &before_); }
+
+private:
+    rlimit before_{};
+};
+
+TEST(DirtyLog, AHarvestWithoutMemoryLeavesNothingDirtyAndKeepsTheMarks) {
+    if (has_sanitizer) GTEST_SKIP() << "SKIPPED: a sanitizer ends the program when calloc fails";
+    const auto log = log_of(8 * 1024 * gib);  // 256 MiB of bits: more than malloc ever has in stock
+    log->mark(4096, 1);
+    DirtyPages pages = DirtyPages::create({.size_bytes = 4096}).value();
+    pages.mark(0, 1);
+    {
+        const AddressSpaceFull full;
+        const auto harvested = log->harvest_into(pages);
+        ASSERT_FALSE(harvested);
+        EXPECT_EQ(harvested.error().code(), Errc::exhausted);
+    }
+    EXPECT_FALSE(pages.is_any_dirty()) << "the pages from before";
+    EXPECT_TRUE(log->is_marked(4096));
 }
 
 TEST(DirtyLog, MergesPagesOfAnySize) {

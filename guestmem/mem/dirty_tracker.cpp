@@ -60,6 +60,7 @@ Result<DirtyPages> DirtyTracker::harvest() {
 
 Result<void> DirtyTracker::harvest_into(DirtyPages& pages) {
     const std::scoped_lock lock{mutex_};
+    pages.clear();
     DirtyLog* const log = real_.load(std::memory_order_acquire);
     if (log == nullptr)
         return Error{Errc::invalid_argument, "harvest dirty pages: tracking is off; start it"};

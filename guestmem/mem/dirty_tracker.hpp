@@ -67,7 +67,7 @@ public:
     [[nodiscard]] DirtyLog* log() const { return real_.load(std::memory_order_acquire); }
     /// The marks since the last harvest; an error when off.
     [[nodiscard]] Result<DirtyPages> harvest();
-    /// The same into memory that is there already (DirtyLog::harvest_into).
+    /// The same into memory that is there already (DirtyLog::harvest_into). After an error nothing in it is dirty.
     [[nodiscard]] Result<void> harvest_into(DirtyPages& pages);
 
     [[nodiscard]] std::uint64_t size_bytes() const { return size_bytes_; }

@@ -96,6 +96,9 @@ TEST_P(DirtyTrackerWith, HarvestsIntoMemoryThatIsThere) {
     tracker->mark_written(4096, 1);
     ASSERT_TRUE(tracker->harvest_into(pages));
     EXPECT_EQ(pages.runs(), (std::vector{DirtyRun{4096, 4096}}));
+    ASSERT_TRUE(tracker->stop());
+    EXPECT_FALSE(tracker->harvest_into(pages));
+    EXPECT_FALSE(pages.is_any_dirty()) << "the pages of the harvest before";
 }
 
 TEST_P(DirtyTrackerWith, SwitchingTwiceIsAnErrorAndChangesNothing) {

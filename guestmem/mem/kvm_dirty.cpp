@@ -12,8 +12,8 @@ static_assert(std::endian::native == std::endian::little, "KVM's bitmaps are rea
 
 bool fits(const KvmSlotPlace& place) {
     return std::has_single_bit(place.page_bytes) && place.slot_bytes % place.page_bytes == 0 &&
-           place.region_offset <= place.log.size_bytes() &&
-           place.slot_bytes <= place.log.size_bytes() - place.region_offset;
+           place.region_offset <= place.tracker.size_bytes() &&
+           place.slot_bytes <= place.tracker.size_bytes() - place.region_offset;
 }
 
 }  // namespace
@@ -25,15 +25,19 @@ Result<void> merge_kvm_bitmap(std::span<const std::uint64_t> words, const KvmSlo
             fmt::format(
                 "dirty bitmap of a memory slot: {} bytes in pages of {} at offset {} do not fit into a "
                 "region of {} bytes",
-                place.slot_bytes, place.page_bytes, place.region_offset, place.log.size_bytes())};
+                place.slot_bytes, place.page_bytes, place.region_offset, place.tracker.size_bytes())};
     const std::uint64_t count_pages = place.slot_bytes / place.page_bytes;
     const std::uint64_t count_words = count_pages / 64 + (count_pages % 64 != 0 ? 1 : 0);
     if (words.size() < count_words)
         return Error{Errc::invalid_argument,
                      fmt::format("dirty bitmap of a memory slot: {} pages need {} words, there are {}",
                                  count_pages, count_words, words.size())};
+    DirtyLog* const log = place.tracker.log();
+    if (log == nullptr)
+        return Error{Errc::invalid_argument,
+                     "dirty bitmap of a memory slot: tracking of its region is off; start it"};
     for_each_bit_run(words, count_pages, [&](std::uint64_t page, std::uint64_t count) {
-        place.log.mark_range(place.region_offset + page * place.page_bytes, count * place.page_bytes);
+        log->mark_range(place.region_offset + page * place.page_bytes, count * place.page_bytes);
     });
     return {};
 }
@@ -46,10 +50,12 @@ Result<KvmDirtyRing> KvmDirtyRing::create(std::span<KvmDirtyGfn> entries, std::u
     return KvmDirtyRing{entries, next};
 }
 
-bool KvmDirtyRing::mark_page(const KvmSlotPlace& place, std::uint64_t page) {
-    if (!fits(place) || page >= place.slot_bytes / place.page_bytes) return false;
-    place.log.mark(place.region_offset + page * place.page_bytes, place.page_bytes);
-    return true;
+std::optional<KvmStrayReason> KvmDirtyRing::mark_page(const KvmSlotPlace& place, std::uint64_t page) {
+    if (!fits(place) || page >= place.slot_bytes / place.page_bytes) return KvmStrayReason::outside_of_slot;
+    DirtyLog* const log = place.tracker.log();
+    if (log == nullptr) return KvmStrayReason::tracking_is_off;
+    log->mark(place.region_offset + page * place.page_bytes, place.page_bytes);
+    return std::nullopt;
 }
 
 }  // namespace guestmem

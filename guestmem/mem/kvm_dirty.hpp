@@ -10,25 +10,27 @@
 #include <vector>
 
 #include "guestmem/base/result.hpp"
-#include "guestmem/mem/dirty_log.hpp"
+#include "guestmem/mem/dirty_tracker.hpp"
 
-/// What a guest's processors wrote, as KVM tells it, into the dirty logs of the regions behind its memory slots.
+/// What a guest's processors wrote, as KVM tells it, into the dirty trackers of the regions behind its memory slots.
 ///
 /// Concepts: KVM tells in one of two ways. The bitmap (KVM_GET_DIRTY_LOG): one bit for each page of a slot, bit
 /// n % 64 of little-endian word n / 64, padded to 64 bits. The dirty ring (KVM_CAP_DIRTY_LOG_RING): for each
 /// processor an array of kvm_dirty_gfn in shared memory, in which the kernel sets DIRTY and we set RESET. A slot is
 /// the address space's number and the slot's number, as_id << 16 | slot_id, and its offsets count pages of the host
 /// from the beginning of the slot. A KvmSlotPlace says where a slot lies in a region.
-/// Contract: a slot that does not fit into its region, or a bitmap that is too short for it, is an error, and nothing
-/// is marked. Bits past the last page of the slot are ignored. An entry of a ring is read once and goes back to the
-/// kernel only after it was marked; one whose slot nobody knows, or whose page is not in its slot, marks nothing and
-/// is handed out as a stray with its reason. Entries are taken in order: from the first one that is not DIRTY on,
-/// nothing is.
+/// Contract: marks go into the log that the region's tracker has at that moment, whatever its page size. A tracker
+/// that is off, a slot that does not fit into its region, or a bitmap that is too short for it, is an error, and
+/// nothing is marked. Bits past the last page of the slot are ignored. An entry of a ring is read once and goes back
+/// to the kernel only after it was marked; one whose slot nobody knows, whose page is not in its slot, or whose tracker
+/// is off, marks nothing and is handed out as a stray with its reason. Entries are taken in order: from the first one
+/// that is not DIRTY on, nothing is.
 /// The kernel protects pages again in KVM_GET_DIRTY_LOG, or with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 in
 /// KVM_CLEAR_DIRTY_LOG, or for rings in KVM_RESET_DIRTY_RINGS: make that call BEFORE the pages are read, else writes
 /// between the reading and the call are lost.
-/// Threads: one at a time for each ring and bitmap; several rings may go into one log at the same time.
-/// Lifetime: a ring borrows its entries: the mapping of the processor's descriptor.
+/// Threads: one at a time for each ring and bitmap; several rings may go into one tracker at the same time. A tracker
+/// that is stopped meanwhile drops what is being merged, as it drops all that was not harvested.
+/// Lifetime: a ring borrows its entries: the mapping of the processor's descriptor. A place borrows its tracker.
 /// Limits: a ring has a power of two of entries, at most max_kvm_dirty_ring_entries; one harvest takes as many at most,
 /// so strays are bounded, too. Little-endian hosts.
 /// Example (guestmem/mem/kvm_dirty_test.cpp runs it on a real KVM):
@@ -59,9 +61,9 @@ static_assert(offsetof(KvmDirtyGfn, offset) == 8);
     return std::uint32_t{address_space} << 16 | slot;
 }
 
-/// Where a memory slot lies in the region that `log` belongs to.
+/// Where a memory slot lies in the region that `tracker` belongs to (Region::dirty()), which has to be on.
 struct KvmSlotPlace {
-    DirtyLog& log;
+    DirtyTracker& tracker;
     std::uint64_t region_offset = 0;
     std::uint64_t slot_bytes = 0;
     std::uint64_t page_bytes = page_size_bytes;  ///< the host's
@@ -70,9 +72,9 @@ struct KvmSlotPlace {
 /// Marks the pages of a slot whose bits are set in what KVM_GET_DIRTY_LOG filled in.
 [[nodiscard]] Result<void> merge_kvm_bitmap(std::span<const std::uint64_t> words, const KvmSlotPlace& place);
 
-enum class KvmStrayReason : std::uint8_t { unknown_slot, outside_of_slot };
+enum class KvmStrayReason : std::uint8_t { unknown_slot, outside_of_slot, tracking_is_off };
 
-/// An entry that belongs to no page that we know: something was written, we cannot say what.
+/// An entry that was not marked: something was written, and either we cannot say what, or nobody has asked.
 struct KvmStray {
     std::uint32_t slot = 0;
     std::uint64_t page = 0;
@@ -102,10 +104,8 @@ public:
             const std::uint32_t slot = std::atomic_ref{entry.slot}.load(std::memory_order_relaxed);
             const std::uint64_t page = std::atomic_ref{entry.offset}.load(std::memory_order_relaxed);
             const std::optional<KvmSlotPlace> place = find(slot);
-            if (!place)
-                taken.strays.push_back({slot, page, KvmStrayReason::unknown_slot});
-            else if (!mark_page(*place, page))
-                taken.strays.push_back({slot, page, KvmStrayReason::outside_of_slot});
+            if (const auto reason = place ? mark_page(*place, page) : KvmStrayReason::unknown_slot)
+                taken.strays.push_back({slot, page, *reason});
             else
                 ++taken.count_marked;
             // Pairs with the kernel's acquire: it may write the entry anew once it sees RESET.
@@ -122,8 +122,8 @@ private:
     static constexpr std::uint32_t kvm_dirty_gfn_mask = kvm_dirty_gfn_dirty | kvm_dirty_gfn_reset;
 
     KvmDirtyRing(std::span<KvmDirtyGfn> entries, std::uint32_t next) : entries_(entries), next_(next) {}
-    /// False when the page is not in the slot, or the slot not in the region.
-    static bool mark_page(const KvmSlotPlace& place, std::uint64_t page);
+    /// Why the page was not marked; nothing when it was.
+    static std::optional<KvmStrayReason> mark_page(const KvmSlotPlace& place, std::uint64_t page);
 
     std::span<KvmDirtyGfn> entries_;
     std::uint32_t next_;

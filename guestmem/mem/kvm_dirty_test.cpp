@@ -26,11 +26,15 @@ namespace {
 constexpr std::uint64_t whole_space = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint64_t page = 4096;
 
-std::unique_ptr<DirtyLog> log_of(std::uint64_t size_bytes, std::uint64_t page_bytes = page) {
-    return DirtyLog::create({.size_bytes = size_bytes, .page_bytes = page_bytes}).value();
+/// A tracker that is on.
+std::unique_ptr<DirtyTracker> tracker_of(std::uint64_t size_bytes, std::uint64_t page_bytes = page) {
+    auto tracker = std::make_unique<DirtyTracker>(size_bytes);
+    EXPECT_TRUE(tracker->start(page_bytes));
+    return tracker;
 }
 
-std::vector<std::uint64_t> marked_pages(const DirtyLog& log) {
+std::vector<std::uint64_t> marked_pages(const DirtyTracker& tracker) {
+    const DirtyLog& log = *tracker.log();
     std::vector<std::uint64_t> found;
     for (std::uint64_t i = 0; i < log.count_pages(); ++i)
         if (log.is_marked(i * log.page_bytes())) found.push_back(i);
@@ -53,68 +57,94 @@ TEST(KvmDirtyGfn, IsTheKernelsStruct) {
 // ---- the bitmap ----
 
 TEST(MergeKvmBitmap, MarksEachPageAtItsPlaceInTheRegion) {
-    const auto log = log_of(300 * page);
+    const auto tracker = tracker_of(300 * page);
     const std::array<std::uint64_t, 2> words{std::uint64_t{1} << 63 | 1, 0b110};
-    ASSERT_TRUE(merge_kvm_bitmap(words, {.log = *log, .region_offset = 10 * page, .slot_bytes = 128 * page}));
-    EXPECT_EQ(marked_pages(*log), (Pages{10, 73, 75, 76}));
+    ASSERT_TRUE(
+        merge_kvm_bitmap(words, {.tracker = *tracker, .region_offset = 10 * page, .slot_bytes = 128 * page}));
+    EXPECT_EQ(marked_pages(*tracker), (Pages{10, 73, 75, 76}));
 }
 
 TEST(MergeKvmBitmap, IgnoresBitsPastTheEndOfTheSlot) {
     for (const std::uint64_t count_pages : {1U, 63U, 64U, 65U, 100U, 128U}) {
-        const auto log = log_of(200 * page);
+        const auto tracker = tracker_of(200 * page);
         const std::vector<std::uint64_t> words((count_pages + 63) / 64, ~std::uint64_t{0});
         ASSERT_TRUE(merge_kvm_bitmap(
-            words, {.log = *log, .region_offset = 5 * page, .slot_bytes = count_pages * page}));
-        const DirtyPages pages = log->harvest().value();
+            words, {.tracker = *tracker, .region_offset = 5 * page, .slot_bytes = count_pages * page}));
+        const DirtyPages pages = tracker->harvest().value();
         EXPECT_EQ(pages.runs(), (std::vector{DirtyRun{5 * page, count_pages * page}}));
     }
 }
 
-TEST(MergeKvmBitmap, GoesIntoALogWithPagesOfAnySize) {
-    const auto coarse = log_of(1 << 20, 65536);
-    const auto fine = log_of(1 << 20, 64);
+TEST(MergeKvmBitmap, GoesIntoATrackerWithPagesOfAnySize) {
+    const auto coarse = tracker_of(1 << 20, 65536);
+    const auto fine = tracker_of(1 << 20, 64);
     const std::array<std::uint64_t, 1> words{1};
-    ASSERT_TRUE(merge_kvm_bitmap(words, {.log = *coarse, .region_offset = 65536 + page, .slot_bytes = page}));
-    ASSERT_TRUE(merge_kvm_bitmap(words, {.log = *fine, .region_offset = 65536 + page, .slot_bytes = page}));
+    ASSERT_TRUE(
+        merge_kvm_bitmap(words, {.tracker = *coarse, .region_offset = 65536 + page, .slot_bytes = page}));
+    ASSERT_TRUE(
+        merge_kvm_bitmap(words, {.tracker = *fine, .region_offset = 65536 + page, .slot_bytes = page}));
     EXPECT_EQ(coarse->harvest()->runs(), (std::vector{DirtyRun{65536, 65536}}));
     EXPECT_EQ(fine->harvest()->runs(), (std::vector{DirtyRun{65536 + page, page}}));
     // A host with pages of 64 KiB.
     ASSERT_TRUE(merge_kvm_bitmap(
-        words, {.log = *fine, .region_offset = 0, .slot_bytes = 65536, .page_bytes = 65536}));
+        words, {.tracker = *fine, .region_offset = 0, .slot_bytes = 65536, .page_bytes = 65536}));
     EXPECT_EQ(fine->harvest()->runs(), (std::vector{DirtyRun{0, 65536}}));
 }
 
 TEST(MergeKvmBitmap, OfASlotThatDoesNotFitMarksNothing) {
-    const auto log = log_of(10 * page);
+    const auto tracker = tracker_of(10 * page);
     const std::vector<std::uint64_t> words(64, ~std::uint64_t{0});
     for (const KvmSlotPlace& place : {
-             KvmSlotPlace{.log = *log, .region_offset = 0, .slot_bytes = 11 * page},
-             KvmSlotPlace{.log = *log, .region_offset = page, .slot_bytes = 10 * page},
-             KvmSlotPlace{.log = *log, .region_offset = 10 * page + 1, .slot_bytes = 0},
-             KvmSlotPlace{.log = *log, .region_offset = whole_space, .slot_bytes = page},
-             KvmSlotPlace{.log = *log, .region_offset = whole_space - page + 1, .slot_bytes = 2 * page},
-             KvmSlotPlace{.log = *log, .region_offset = 0, .slot_bytes = whole_space - page + 1},
-             KvmSlotPlace{.log = *log, .region_offset = 0, .slot_bytes = page + 1},
-             KvmSlotPlace{.log = *log, .region_offset = 0, .slot_bytes = page, .page_bytes = 0},
-             KvmSlotPlace{.log = *log, .region_offset = 0, .slot_bytes = page, .page_bytes = 100},
+             KvmSlotPlace{.tracker = *tracker, .region_offset = 0, .slot_bytes = 11 * page},
+             KvmSlotPlace{.tracker = *tracker, .region_offset = page, .slot_bytes = 10 * page},
+             KvmSlotPlace{.tracker = *tracker, .region_offset = 10 * page + 1, .slot_bytes = 0},
+             KvmSlotPlace{.tracker = *tracker, .region_offset = whole_space, .slot_bytes = page},
+             KvmSlotPlace{
+                 .tracker = *tracker, .region_offset = whole_space - page + 1, .slot_bytes = 2 * page},
+             KvmSlotPlace{.tracker = *tracker, .region_offset = 0, .slot_bytes = whole_space - page + 1},
+             KvmSlotPlace{.tracker = *tracker, .region_offset = 0, .slot_bytes = page + 1},
+             KvmSlotPlace{.tracker = *tracker, .region_offset = 0, .slot_bytes = page, .page_bytes = 0},
+             KvmSlotPlace{.tracker = *tracker, .region_offset = 0, .slot_bytes = page, .page_bytes = 100},
          }) {
         const auto merged = merge_kvm_bitmap(words, place);
         ASSERT_FALSE(merged) << place.region_offset << " " << place.slot_bytes;
         EXPECT_EQ(merged.error().code(), Errc::out_of_range);
     }
-    EXPECT_TRUE(marked_pages(*log).empty());
-    EXPECT_TRUE(merge_kvm_bitmap(words, {.log = *log, .region_offset = 10 * page, .slot_bytes = 0}));
-    EXPECT_TRUE(merge_kvm_bitmap(words, {.log = *log, .region_offset = 9 * page, .slot_bytes = page}));
-    EXPECT_EQ(marked_pages(*log), (Pages{9}));
+    EXPECT_TRUE(marked_pages(*tracker).empty());
+    EXPECT_TRUE(merge_kvm_bitmap(words, {.tracker = *tracker, .region_offset = 10 * page, .slot_bytes = 0}));
+    EXPECT_TRUE(
+        merge_kvm_bitmap(words, {.tracker = *tracker, .region_offset = 9 * page, .slot_bytes = page}));
+    EXPECT_EQ(marked_pages(*tracker), (Pages{9}));
 }
 
 TEST(MergeKvmBitmap, ThatIsTooShortForItsSlotMarksNothing) {
-    const auto log = log_of(200 * page);
+    const auto tracker = tracker_of(200 * page);
     const std::array<std::uint64_t, 1> words{~std::uint64_t{0}};
-    const auto merged = merge_kvm_bitmap(words, {.log = *log, .slot_bytes = 65 * page});
+    const auto merged = merge_kvm_bitmap(words, {.tracker = *tracker, .slot_bytes = 65 * page});
     ASSERT_FALSE(merged);
     EXPECT_EQ(merged.error().code(), Errc::invalid_argument);
-    EXPECT_TRUE(marked_pages(*log).empty());
+    EXPECT_TRUE(marked_pages(*tracker).empty());
+}
+
+TEST(MergeKvmBitmap, GoesIntoTheLogOfThatMoment) {
+    const auto tracker = tracker_of(10 * page);
+    const KvmSlotPlace place{.tracker = *tracker, .slot_bytes = 10 * page};
+    const std::array<std::uint64_t, 1> words{0b10};
+    ASSERT_TRUE(merge_kvm_bitmap(words, place));
+    ASSERT_TRUE(tracker->stop());
+
+    const auto merged = merge_kvm_bitmap(words, place);
+    ASSERT_FALSE(merged);
+    EXPECT_EQ(merged.error().code(), Errc::invalid_argument);
+    EXPECT_EQ(merged.error().message(),
+              "dirty bitmap of a memory slot: tracking of its region is off; start it");
+
+    for (const std::uint64_t page_bytes : {std::uint64_t{64}, page}) {
+        ASSERT_TRUE(tracker->start(page_bytes));
+        ASSERT_TRUE(merge_kvm_bitmap(words, place));
+        EXPECT_EQ(tracker->harvest()->runs(), (std::vector{DirtyRun{page, page}})) << page_bytes;
+        ASSERT_TRUE(tracker->stop());
+    }
 }
 
 TEST(MergeKvmBitmap, MarksWhatANaiveLoopMarks) {
@@ -127,13 +157,13 @@ TEST(MergeKvmBitmap, MarksWhatANaiveLoopMarks) {
         std::vector<std::uint64_t> words((count_pages + 63) / 64);
         for (std::uint64_t& word : words)
             word = random() % 3 == 0 ? 0 : ~(std::uint64_t{1} << (random() % 64));
-        const auto log = log_of((first + count_pages + random() % 3) * page);
+        const auto tracker = tracker_of((first + count_pages + random() % 3) * page);
         Pages expected;
         for (std::uint64_t i = 0; i < count_pages; ++i)
             if ((words[i / 64] >> (i % 64) & 1) != 0) expected.push_back(first + i);
         ASSERT_TRUE(merge_kvm_bitmap(
-            words, {.log = *log, .region_offset = first * page, .slot_bytes = count_pages * page}));
-        ASSERT_EQ(marked_pages(*log), expected) << "turn " << turn;
+            words, {.tracker = *tracker, .region_offset = first * page, .slot_bytes = count_pages * page}));
+        ASSERT_EQ(marked_pages(*tracker), expected) << "turn " << turn;
     }
 }
 
@@ -185,13 +215,13 @@ TEST(KvmDirtyRing, HasAPowerOfTwoOfEntriesUpToTheKernelsLimit) {
 
 TEST(KvmDirtyRing, MarksThePagesOfItsEntriesAndHandsThemBack) {
     Kernel kernel{8};
-    const auto ram = log_of(100 * page);
-    const auto smm = log_of(20 * page);
+    const auto ram = tracker_of(100 * page);
+    const auto smm = tracker_of(20 * page);
     KvmDirtyRing ring = KvmDirtyRing::create(kernel.entries()).value();
     const auto find = [&](std::uint32_t slot) -> std::optional<KvmSlotPlace> {
         if (slot == kvm_slot(0, 3))
-            return KvmSlotPlace{.log = *ram, .region_offset = 50 * page, .slot_bytes = 50 * page};
-        if (slot == kvm_slot(1, 3)) return KvmSlotPlace{.log = *smm, .slot_bytes = 20 * page};
+            return KvmSlotPlace{.tracker = *ram, .region_offset = 50 * page, .slot_bytes = 50 * page};
+        if (slot == kvm_slot(1, 3)) return KvmSlotPlace{.tracker = *smm, .slot_bytes = 20 * page};
         return std::nullopt;
     };
 
@@ -213,11 +243,11 @@ TEST(KvmDirtyRing, MarksThePagesOfItsEntriesAndHandsThemBack) {
 
 TEST(KvmDirtyRing, GoesRoundAndStaysInOrder) {
     Kernel kernel{4};
-    const auto log = log_of(64 * page);
+    const auto tracker = tracker_of(64 * page);
     // Near the end of the 32 bits of the index.
     KvmDirtyRing ring = KvmDirtyRing::create(kernel.entries(), std::uint32_t{0} - 8).value();
     const auto find = [&](std::uint32_t) -> std::optional<KvmSlotPlace> {
-        return KvmSlotPlace{.log = *log, .slot_bytes = 64 * page};
+        return KvmSlotPlace{.tracker = *tracker, .slot_bytes = 64 * page};
     };
     for (std::uint64_t i = 0; i < 64; ++i) {
         kernel.push(0, i);
@@ -226,16 +256,16 @@ TEST(KvmDirtyRing, GoesRoundAndStaysInOrder) {
         EXPECT_EQ(kernel.reset(), 3U);
     }
     EXPECT_EQ(ring.harvest(find).count_marked, 1U);
-    EXPECT_EQ(log->harvest()->count_dirty(), 64U);
+    EXPECT_EQ(tracker->harvest()->count_dirty(), 64U);
     EXPECT_EQ(ring.next(), 56U);
 }
 
 TEST(KvmDirtyRing, TakesAFullRingOnceAndStops) {
     Kernel kernel{4};
-    const auto log = log_of(64 * page);
+    const auto tracker = tracker_of(64 * page);
     KvmDirtyRing ring = KvmDirtyRing::create(kernel.entries()).value();
     const auto find = [&](std::uint32_t) -> std::optional<KvmSlotPlace> {
-        return KvmSlotPlace{.log = *log, .slot_bytes = 64 * page};
+        return KvmSlotPlace{.tracker = *tracker, .slot_bytes = 64 * page};
     };
     while (!kernel.is_full()) kernel.push(0, 7);
     EXPECT_EQ(ring.harvest(find).count_marked, 4U);
@@ -256,11 +286,13 @@ TEST(KvmDirtyRing, TakesAFullRingOnceAndStops) {
 
 TEST(KvmDirtyRing, HandsOutWhatBelongsToNoPageAndMarksNothingForIt) {
     Kernel kernel{8};
-    const auto log = log_of(10 * page);
+    const auto tracker = tracker_of(10 * page);
     KvmDirtyRing ring = KvmDirtyRing::create(kernel.entries()).value();
     const auto find = [&](std::uint32_t slot) -> std::optional<KvmSlotPlace> {
-        if (slot == 0) return KvmSlotPlace{.log = *log, .region_offset = 4 * page, .slot_bytes = 4 * page};
-        if (slot == 1) return KvmSlotPlace{.log = *log, .region_offset = 8 * page, .slot_bytes = 4 * page};
+        if (slot == 0)
+            return KvmSlotPlace{.tracker = *tracker, .region_offset = 4 * page, .slot_bytes = 4 * page};
+        if (slot == 1)
+            return KvmSlotPlace{.tracker = *tracker, .region_offset = 8 * page, .slot_bytes = 4 * page};
         return std::nullopt;
     };
     kernel.push(9, 1);
@@ -279,16 +311,37 @@ TEST(KvmDirtyRing, HandsOutWhatBelongsToNoPageAndMarksNothingForIt) {
                                 KvmStray{1, 0, KvmStrayReason::outside_of_slot},
                             }));
     EXPECT_EQ(taken.count_marked, 1U);
-    EXPECT_EQ(marked_pages(*log), (Pages{7}));
+    EXPECT_EQ(marked_pages(*tracker), (Pages{7}));
     EXPECT_EQ(kernel.reset(), 6U) << "the ring is stuck behind a stray";
+}
+
+TEST(KvmDirtyRing, MarksInTheLogOfThatMomentAndHandsOutWhatComesWhileTrackingIsOff) {
+    Kernel kernel{8};
+    const auto tracker = tracker_of(10 * page);
+    KvmDirtyRing ring = KvmDirtyRing::create(kernel.entries()).value();
+    const KvmSlotPlace place{.tracker = *tracker, .slot_bytes = 10 * page};
+    const auto find = [&](std::uint32_t) -> std::optional<KvmSlotPlace> { return place; };
+    ASSERT_TRUE(tracker->stop());
+    kernel.push(0, 7);
+
+    const KvmRingHarvest off = ring.harvest(find);
+    EXPECT_EQ(off.count_marked, 0U);
+    EXPECT_EQ(off.strays, (std::vector{KvmStray{0, 7, KvmStrayReason::tracking_is_off}}));
+
+    ASSERT_TRUE(tracker->start(64));
+    kernel.push(0, 8);
+    const KvmRingHarvest on = ring.harvest(find);
+    EXPECT_EQ(on.count_marked, 1U);
+    EXPECT_EQ(tracker->harvest()->runs(), (std::vector{DirtyRun{8 * page, page}}));
+    EXPECT_EQ(kernel.reset(), 2U);
 }
 
 TEST(KvmDirtyRing, StopsAtAnEntryThatIsNotDirty) {
     std::array<KvmDirtyGfn, 4> entries{};
-    const auto log = log_of(10 * page);
+    const auto tracker = tracker_of(10 * page);
     KvmDirtyRing ring = KvmDirtyRing::create(entries).value();
     const auto find = [&](std::uint32_t) -> std::optional<KvmSlotPlace> {
-        return KvmSlotPlace{.log = *log, .slot_bytes = 10 * page};
+        return KvmSlotPlace{.tracker = *tracker, .slot_bytes = 10 * page};
     };
     // Not yet dirty; already ours; both at once; what no kernel of today sets.
     for (const std::uint32_t flags : {0U, 2U, 3U, 4U, 0xffff'fffeU}) {
@@ -298,14 +351,14 @@ TEST(KvmDirtyRing, StopsAtAnEntryThatIsNotDirty) {
         EXPECT_EQ(entries[0].flags, flags);
         EXPECT_EQ(entries[1].flags, 1U);
     }
-    EXPECT_TRUE(marked_pages(*log).empty());
+    EXPECT_TRUE(marked_pages(*tracker).empty());
 }
 
 TEST(KvmDirtyRing, LosesNothingWhileTheKernelPushes) {
     constexpr std::uint64_t count_pushes = 100'000;
     constexpr std::uint64_t count_pages = 1'000;
     Kernel kernel{16};
-    const auto log = log_of(count_pages * page);
+    const auto tracker = tracker_of(count_pages * page);
     KvmDirtyRing ring = KvmDirtyRing::create(kernel.entries()).value();
     std::vector<std::uint64_t> counts(count_pages);
     std::atomic<std::uint64_t> count_taken{0};
@@ -318,7 +371,7 @@ TEST(KvmDirtyRing, LosesNothingWhileTheKernelPushes) {
         }
     }};
     const auto find = [&](std::uint32_t) -> std::optional<KvmSlotPlace> {
-        return KvmSlotPlace{.log = *log, .slot_bytes = count_pages * page};
+        return KvmSlotPlace{.tracker = *tracker, .slot_bytes = count_pages * page};
     };
     while (count_taken < count_pushes) {
         const KvmRingHarvest taken = ring.harvest(find);
@@ -328,7 +381,7 @@ TEST(KvmDirtyRing, LosesNothingWhileTheKernelPushes) {
     }
     processor.join();
     EXPECT_EQ(count_taken, count_pushes);
-    EXPECT_EQ(log->harvest()->count_dirty(), count_pages);
+    EXPECT_EQ(tracker->harvest()->count_dirty(), count_pages);
 }
 
 // ---- a real KVM ----
@@ -471,8 +524,8 @@ TEST(KvmDirtyOnKvm, TheBitmapHasExactlyThePagesThatTheGuestWrote) {
     TinyGuest guest;
     if (const std::string why = guest.start(TinyGuest::Log::bitmap); !why.empty())
         GTEST_SKIP() << "SKIPPED: " << why;
-    const auto log = log_of(200 * page);
-    const KvmSlotPlace place{.log = *log, .region_offset = 70 * page, .slot_bytes = 100 * page};
+    const auto tracker = tracker_of(200 * page);
+    const KvmSlotPlace place{.tracker = *tracker, .region_offset = 70 * page, .slot_bytes = 100 * page};
     const std::uint64_t seed = std::random_device{}();
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     std::mt19937_64 random{seed};
@@ -481,8 +534,8 @@ TEST(KvmDirtyOnKvm, TheBitmapHasExactlyThePagesThatTheGuestWrote) {
         ASSERT_EQ(guest.write(pages), "");
         ASSERT_TRUE(merge_kvm_bitmap(guest.dirty_bitmap(), place));
         for (std::uint64_t& number : pages) number += 70;
-        EXPECT_EQ(marked_pages(*log), pages) << "turn " << turn;
-        ASSERT_TRUE(log->clear());
+        EXPECT_EQ(marked_pages(*tracker), pages) << "turn " << turn;
+        ASSERT_TRUE(tracker->log()->clear());
     }
 }
 
@@ -490,11 +543,11 @@ TEST(KvmDirtyOnKvm, TheRingHasExactlyThePagesThatTheGuestWroteAlsoWhenItGoesRoun
     TinyGuest guest;
     if (const std::string why = guest.start(TinyGuest::Log::ring); !why.empty())
         GTEST_SKIP() << "SKIPPED: " << why;
-    const auto log = log_of(200 * page);
+    const auto tracker = tracker_of(200 * page);
     KvmDirtyRing ring = KvmDirtyRing::create(guest.ring()).value();
     const auto find = [&](std::uint32_t slot) -> std::optional<KvmSlotPlace> {
         if (slot != kvm_slot(0, TinyGuest::slot)) return std::nullopt;
-        return KvmSlotPlace{.log = *log, .region_offset = 70 * page, .slot_bytes = 100 * page};
+        return KvmSlotPlace{.tracker = *tracker, .region_offset = 70 * page, .slot_bytes = 100 * page};
     };
     const std::uint64_t seed = std::random_device{}();
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
@@ -507,8 +560,8 @@ TEST(KvmDirtyOnKvm, TheRingHasExactlyThePagesThatTheGuestWroteAlsoWhenItGoesRoun
         ASSERT_GE(taken.count_marked, pages.size());
         ASSERT_EQ(guest.reset_rings(), static_cast<int>(taken.count_marked));
         for (std::uint64_t& number : pages) number += 70;
-        ASSERT_EQ(marked_pages(*log), pages) << "after " << ring.next() << " entries";
-        ASSERT_TRUE(log->clear());
+        ASSERT_EQ(marked_pages(*tracker), pages) << "after " << ring.next() << " entries";
+        ASSERT_TRUE(tracker->log()->clear());
     }
 }
 

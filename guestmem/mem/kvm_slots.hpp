@@ -18,13 +18,14 @@
 /// KVM_SET_USER_MEMORY_REGION that lead there, in the order in which KVM takes them: removals, then changes of flags,
 /// then additions (map_diff.hpp says what is changed, and why). Whoever makes the calls says by commit() how many of
 /// them went well; nothing else changes the state. So a call that fails half way leaves a KvmSlots that knows what
-/// KVM has: plan() of the map before leads back, plan() of the same map goes on.
+/// KVM has: plan() of the map before leads back, plan() of the same map goes on. Where another region shows the same
+/// bytes at the same place, KVM need not be told: it stands in the slot once all steps of the plan are done.
 /// Contract: RAM has a slot, logged when its region's tracker is on or when the caller wants all logged. Read-only
 /// memory and ROM have a slot with KVM_MEM_READONLY: a guest's write is an MMIO exit. Devices have none. A region
 /// keeps its slot's number for as long as it has the slot; an addition takes the lowest free number.
 /// Errors: a region, or its host memory, that does not begin and end with pages; one that ends at 2^64 - 1 or has
 /// more than max_kvm_slot_pages, which KVM refuses; a map that needs more slots than there are; a plan that is older
-/// than the last commit. None of them changes the state.
+/// than the last commit that changed anything, be it a commit of its own. None of them changes the state.
 /// Threads: one at a time.
 /// Lifetime: it holds the region of each slot that KVM has, so no memory is unmapped under a slot. It makes no system
 /// call: destroy it after the virtual machine.
@@ -38,8 +39,11 @@
 ///         ++count_done;
 ///     }
 ///     GM_TRY(slots.commit(plan, count_done));
-/// Known holes: KVM forgets the dirty bitmap of a slot that is removed: harvest it before. KVM_SET_USER_MEMORY_REGION2
-/// and guest_memfd are not covered. Neighbors are not merged into one slot.
+/// Known holes: KVM forgets the dirty bitmap of a slot that is removed, and of one whose KVM_MEM_LOG_DIRTY_PAGES is
+/// cleared. plan() clears it when the tracker of the region was stopped, and when another region of the same bytes,
+/// whose tracker is off, takes its place. What KVM logged and nobody has harvested is gone then: get the log and merge
+/// it before the tracker is stopped and before the steps are made (kvm_slots_test.cpp shows the loss).
+/// KVM_SET_USER_MEMORY_REGION2 and guest_memfd are not covered. Neighbors are not merged into one slot.
 
 namespace guestmem {
 
@@ -105,7 +109,8 @@ public:
 
     [[nodiscard]] Result<KvmSlotPlan> plan(const MemoryMap& map,
                                            KvmDirtyLogging logging = KvmDirtyLogging::of_tracked) const;
-    /// The first `count_done` steps of the plan are done. A plan without steps is committed, too.
+    /// The first `count_done` steps of the plan are done. A plan without steps is committed, too: it may bring other
+    /// region objects for the same slots. They are taken over when all steps are done.
     [[nodiscard]] Result<void> commit(const KvmSlotPlan& plan, std::size_t count_done);
 
     /// The slots that KVM has, in the order of their numbers.

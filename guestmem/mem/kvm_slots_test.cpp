@@ -193,14 +193,16 @@ TEST(KvmSlots, AllRamIsLoggedForACallerWhoWantsThat) {
     EXPECT_EQ(update(slots, *map).size(), 1U);
 }
 
+/// The same bytes at 0 in another object.
+RegionPtr renamed(std::string name, const MemoryPtr& memory) {
+    return Region::create({.name = std::move(name), .base = GuestAddress{0}, .memory = memory}).value();
+}
+
 TEST(KvmSlots, AnotherRegionOfTheSameBytesNeedsNoCallAndIsTheOneThatIsFound) {
     KvmSlots slots = some_slots();
     const MemoryPtr memory = some_memory(page);
-    const auto named = [&](std::string name) {
-        return Region::create({.name = std::move(name), .base = GuestAddress{0}, .memory = memory}).value();
-    };
-    update(slots, *map_of({named("before")}));
-    const RegionPtr after = named("after");
+    update(slots, *map_of({renamed("before", memory)}));
+    const RegionPtr after = renamed("after", memory);
     EXPECT_TRUE(update(slots, *map_of({after})).empty());
     EXPECT_EQ(slots.find(0)->region, after);
     EXPECT_EQ(slots.find(0)->region->name(), "after");
@@ -245,6 +247,7 @@ TEST(KvmSlots, AnOldPlanIsRefused) {
     KvmSlots slots = some_slots();
     const MapPtr map = map_of({ram("a", 0)});
     const KvmSlotPlan plan = slots.plan(*map).value();
+    ASSERT_TRUE(slots.commit(plan, 0)) << "changes nothing";
     ASSERT_TRUE(slots.commit(plan, 1));
 
     const auto again = slots.commit(plan, 1);
@@ -253,6 +256,39 @@ TEST(KvmSlots, AnOldPlanIsRefused) {
     EXPECT_EQ(again.error().code(), Errc::busy);
     EXPECT_THAT(again.error().message(), HasSubstr("make another plan"));
     EXPECT_EQ(slots.count(), 1U);
+}
+
+TEST(KvmSlots, APlanThatIsOlderThanAnotherRegionObjectIsRefused) {
+    KvmSlots slots = some_slots();
+    const MemoryPtr memory = some_memory(page);
+    update(slots, *map_of({renamed("first", memory)}));
+    const KvmSlotPlan old = slots.plan(*map_of({renamed("second", memory)})).value();
+    const RegionPtr third = renamed("third", memory);
+    const KvmSlotPlan plan = slots.plan(*map_of({third})).value();
+    EXPECT_TRUE(plan.steps().empty());
+    ASSERT_TRUE(slots.commit(plan, 0));
+
+    EXPECT_FALSE(slots.commit(old, 0));
+    EXPECT_FALSE(slots.commit(plan, 0)) << "twice";
+    EXPECT_EQ(slots.find(0)->region, third);
+}
+
+TEST(KvmSlots, RegionObjectsOfAMapThatIsNotWholeAreNotTakenOver) {
+    KvmSlots slots = some_slots();
+    const MemoryPtr memory = some_memory(page);
+    const RegionPtr before = renamed("before", memory);
+    update(slots, *map_of({before}));
+    const RegionPtr after = renamed("after", memory);
+    const MapPtr map = map_of({after, ram("b", 16 * page), ram("c", 32 * page)});
+
+    for (const std::size_t count_done : {0U, 1U}) {
+        const KvmSlotPlan plan = slots.plan(*map).value();
+        ASSERT_EQ(plan.steps().size(), 2U);
+        ASSERT_TRUE(slots.commit(plan, count_done));
+        EXPECT_EQ(slots.find(0)->region, before) << count_done << " of 2 steps";
+    }
+    EXPECT_EQ(update(slots, *map).size(), 1U);
+    EXPECT_EQ(slots.find(0)->region, after);
 }
 
 TEST(KvmSlots, MoreStepsThanThePlanHasCannotBeDone) {
@@ -533,6 +569,23 @@ TEST_F(KvmGuest, HasItsWritesLoggedWhileTheTrackerIsOn) {
     ASSERT_TRUE(data_->dirty().stop());
     ASSERT_TRUE(machine_.update(*slots_, *map_));
     EXPECT_FALSE(machine_.dirty_bits(number));
+}
+
+TEST_F(KvmGuest, LosesWhatKvmLoggedWhenItsLoggingEndsBeforeAHarvest) {
+    const std::uint32_t number = 1;
+    const RegionPtr twin =
+        Region::create({.name = "twin", .base = data_->range().base(), .memory = data_->memory()}).value();
+    ASSERT_TRUE(data_->dirty().start());
+    // The tracker is stopped; another region of the same bytes, with its tracker off, takes the place.
+    for (const bool is_stopped : {true, false}) {
+        ASSERT_TRUE(machine_.update(*slots_, *map_));
+        EXPECT_EQ(machine_.run(code_at).front(), "out 0x33");
+        ASSERT_TRUE(!is_stopped || data_->dirty().stop());
+        ASSERT_TRUE(machine_.update(*slots_, is_stopped ? *map_ : *map_of({low_, twin, rom_})));
+        ASSERT_TRUE(!is_stopped || data_->dirty().start());
+        ASSERT_TRUE(machine_.update(*slots_, *map_));
+        EXPECT_EQ(machine_.dirty_bits(number).value(), 0U) << "no hole any more: say so in kvm_slots.hpp";
+    }
 }
 
 #endif

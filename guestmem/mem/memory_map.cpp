@@ -75,10 +75,12 @@ Result<std::size_t> MemoryMap::number_of(const GuestRange& range, std::string_vi
     const std::size_t number = index_.find_at_or_below(range.base().value());
     if (number < regions_.size() && regions_[number]->range() == range) return number;
     std::string there = "nothing is mapped there";
-    if (number < regions_.size() && regions_[number]->range().overlaps(range))
+    const auto first =
+        std::ranges::find_if(regions_, [&](const auto& region) { return region->range().overlaps(range); });
+    if (first != regions_.end())
         there =
-            fmt::format("region '{}' there is {:#x} to {:#x}", regions_[number]->name(),
-                        regions_[number]->range().base().value(), regions_[number]->range().last().value());
+            fmt::format("region '{}' there is {:#x} to {:#x}; give exactly the range of one region",
+                        (*first)->name(), (*first)->range().base().value(), (*first)->range().last().value());
     return Error{Errc::not_found, fmt::format("{} region {:#x} to {:#x}: {}", what, range.base().value(),
                                               range.last().value(), there)};
 }

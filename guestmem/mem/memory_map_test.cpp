@@ -121,13 +121,11 @@ TEST(MemoryMap, ACheckNamesTheFirstByteThatMayNotBeAccessed) {
     EXPECT_EQ(check(*map, 0, 3 * page, Access::write), none);
     EXPECT_EQ(check(*map, 0, 5 * page, Access::read), none);
     EXPECT_EQ(check(*map, 3 * page - 1, 1, Access::write), none);
-    EXPECT_EQ(check(*map, 0, 3 * page + 1, Access::write),
-              (Refusal{AccessReason::read_only, 3 * page}));
+    EXPECT_EQ(check(*map, 0, 3 * page + 1, Access::write), (Refusal{AccessReason::read_only, 3 * page}));
     EXPECT_EQ(check(*map, 4 * page, 1, Access::write), (Refusal{AccessReason::read_only, 4 * page}));
     EXPECT_EQ(check(*map, page, 5 * page, Access::read), (Refusal{AccessReason::hole, 5 * page}));
     EXPECT_EQ(check(*map, 8 * page + 5, 8, Access::read), (Refusal{AccessReason::device, 8 * page + 5}));
-    EXPECT_EQ(check(*map, 17 * page - 1, 2, Access::read),
-              (Refusal{AccessReason::out_of_range, 17 * page}));
+    EXPECT_EQ(check(*map, 17 * page - 1, 2, Access::read), (Refusal{AccessReason::out_of_range, 17 * page}));
     EXPECT_EQ(check(*map, top, 1, Access::read), (Refusal{AccessReason::out_of_range, top}));
     EXPECT_EQ(check(*map_of({}), 0, 1, Access::read), (Refusal{AccessReason::out_of_range, 0}));
 }
@@ -179,14 +177,32 @@ TEST(MemoryMap, WhatIsTakenAwayHasToBeThereExactly) {
     ASSERT_FALSE(nothing);
     EXPECT_EQ(nothing.error().code(), Errc::not_found);
     EXPECT_EQ(nothing.error().message(), "remove region 0x8000 to 0x8fff: nothing is mapped there");
-    EXPECT_EQ(map->without(range(page, page)).error().message(),
-              "remove region 0x1000 to 0x1fff: region 'main' there is 0x1000 to 0x2fff");
-    EXPECT_EQ(map->without(range(2 * page, page)).error().message(),
-              "remove region 0x2000 to 0x2fff: region 'main' there is 0x1000 to 0x2fff");
+    EXPECT_EQ(
+        map->without(range(page, page)).error().message(),
+        "remove region 0x1000 to 0x1fff: region 'main' there is 0x1000 to 0x2fff; give exactly the range of "
+        "one region");
+    EXPECT_THAT(map->without(range(2 * page, page)).error().message(),
+                HasSubstr("remove region 0x2000 to 0x2fff: region 'main' there is 0x1000 to 0x2fff; give"));
     EXPECT_FALSE(map->without(range(0, page)));
     EXPECT_FALSE(map_of({})->without(range(0, page)));
     EXPECT_EQ(map->with_replaced(range(8 * page, page), region("r", 0, page)).error().message(),
               "replace region 0x8000 to 0x8fff: nothing is mapped there");
+}
+
+TEST(MemoryMap, WhatLiesInsideOfARangeIsNamedWhereverItBegins) {
+    const MapPtr map = map_of({region("low", page, page), region("high", 4 * page, page)});
+    EXPECT_EQ(
+        map->without(range(0, 3 * page)).error().message(),
+        "remove region 0x0 to 0x2fff: region 'low' there is 0x1000 to 0x1fff; give exactly the range of one "
+        "region");
+    EXPECT_THAT(map->without(range(0, 8 * page)).error().message(),
+                HasSubstr("region 'low' there is 0x1000"));
+    EXPECT_THAT(map->without(range(2 * page, 3 * page)).error().message(),
+                HasSubstr("region 'high' there is 0x4000"));
+    EXPECT_THAT(map->with_replaced(range(3 * page, 2 * page), region("r", 0, page)).error().message(),
+                HasSubstr("replace region 0x3000 to 0x4fff: region 'high' there is 0x4000"));
+    EXPECT_THAT(map->without(range(2 * page, 2 * page)).error().message(),
+                HasSubstr("nothing is mapped there"));
 }
 
 TEST(MemoryMap, AReplacementMayHaveAnotherSizeAndAnotherPlace) {

@@ -71,6 +71,8 @@ public:
     template <typename Space>
     [[nodiscard]] static AccessResult<PointerGuard> create(ByteAccess<Space>& view, Address<Space> address,
                                                            std::uint64_t size_bytes, std::string why) {
+        if (size_bytes != 0 && !address.checked_add(size_bytes - 1))
+            return AccessError{AccessReason::overflow, access, address.value(), 0};
         const HeldPiece held = GM_TRY(view.hold_piece(address, access));
         if (held.piece.size_bytes < size_bytes) {
             GM_TRY(view.check_range(address, size_bytes, access));

@@ -51,23 +51,23 @@ public:
 
     template <GuestObject T>
     [[nodiscard, gnu::always_inline]] AccessResult<T> read(AddressType address) {
+        T value;
         if constexpr (has_word_size<T>) {
             typename View::Spot spot;
             if (view().find_readable(address.value(), sizeof(T), spot)) [[likely]] {
-                WordOf<T> word;
-                if (!try_load(spot.host, word)) [[unlikely]]
-                    return read_slowly<T>(address);
-                return std::bit_cast<T>(word);
-            }
-            if (std::uint64_t word = 0; view().read_across(address.value(), sizeof(T), word))
+                if (WordOf<T> word; try_load(spot.host, word)) [[likely]]
+                    return std::bit_cast<T>(word);
+            } else if (std::uint64_t word = 0; view().read_across(address.value(), sizeof(T), word)) {
                 return std::bit_cast<T>(static_cast<WordOf<T>>(word));
-            return read_slowly<T>(address);
+            }
+            // Piece by piece, which also finds the byte of an unaligned word that lies in a lost page.
+            if (const auto done = Base::read_bytes(address, {bytes_of(value), sizeof(T)}); !done) [[unlikely]]
+                return done.error();
         } else {
-            T value;
             if (const auto done = read_bytes(address, {bytes_of(value), sizeof(T)}); !done) [[unlikely]]
                 return done.error();
-            return value;
         }
+        return value;
     }
 
     template <GuestObject T>
@@ -233,15 +233,6 @@ private:
         if (!result) [[unlikely]]
             return result;
         return in_order<order>(*result);
-    }
-
-    /// Piece by piece, which also finds the byte of an unaligned word that lies in a lost page.
-    template <GuestObject T>
-    [[nodiscard, gnu::noinline]] AccessResult<T> read_slowly(AddressType address) {
-        T value;
-        if (const auto done = Base::read_bytes(address, {bytes_of(value), sizeof(T)}); !done)
-            return done.error();
-        return value;
     }
 
     [[nodiscard]] static AccessError fault(AddressType address, Access access, std::uint64_t done = 0) {

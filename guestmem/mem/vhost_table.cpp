@@ -33,8 +33,8 @@ std::string_view advice_for(VhostOmissionReason reason) {
     return "it is a private copy of its file, whose bytes a back end would not see; map it shared, or leave it out";
 }
 
-/// The entry of one region.
-Result<VhostEntry> entry_of(const std::shared_ptr<const Region>& region, VhostBackEnd back_end) {
+/// The entry of one region by itself.
+VhostEntry entry_of(const std::shared_ptr<const Region>& region, VhostBackEnd back_end) {
     VhostEntry entry;
     entry.region = {.guest_phys_addr = region->range().base().value(),
                     .memory_size = region->range().size_bytes(),
@@ -46,12 +46,16 @@ Result<VhostEntry> entry_of(const std::shared_ptr<const Region>& region, VhostBa
     entry.fd = file.fd;
     // The bytes are mapped, so the file reaches that far: no overflow.
     entry.region.mmap_offset = file.offset_bytes + region->memory_offset_bytes();
-    if (entry.region.mmap_offset % page_size_bytes != 0)
-        return region_error(
-            *region, Errc::invalid_argument,
-            fmt::format("its bytes begin at {:#x} of the file; a back end maps at multiples of {}",
-                        entry.region.mmap_offset, page_size_bytes));
     return entry;
+}
+
+/// Whether a back end can map at the entry's offset; that is 0 for the kernel, which maps nothing.
+Result<void> check_offset(const VhostEntry& entry) {
+    if (entry.region.mmap_offset % page_size_bytes == 0) return {};
+    return region_error(
+        *entry.parts.front(), Errc::invalid_argument,
+        fmt::format("its bytes begin at {:#x} of the file; a back end maps at multiples of {}",
+                    entry.region.mmap_offset, page_size_bytes));
 }
 
 /// Whether the bytes of `next` follow those of `entry`, for the guest and for the back end.
@@ -95,11 +99,12 @@ Result<VhostTable> VhostTable::create(const MemoryMap& map, const VhostTableOpti
             table.left_out_.push_back({region, *reason});
             continue;
         }
-        VhostEntry entry = GM_TRY(entry_of(region, options.back_end));
+        VhostEntry entry = entry_of(region, options.back_end);
         if (!table.entries_.empty() && continues(table.entries_.back(), entry, options.back_end)) {
             table.entries_.back().region.memory_size += entry.region.memory_size;
             table.entries_.back().parts.push_back(region);
         } else {
+            GM_TRY(check_offset(entry));
             table.entries_.push_back(std::move(entry));
         }
     }

@@ -22,8 +22,8 @@
 /// back end writes whatever it maps. RAM that another process cannot map (it has no file, or is a private copy of
 /// one) is an error, or is left out when the caller says so. left_out() says what was left out, and why.
 /// Regions that continue each other, in guest addresses and in their host memory, are one entry.
-/// Errors: RAM that cannot be mapped there; an offset into its file that is not a multiple of the page size, where no
-/// back end can map; more entries than the back end takes.
+/// Errors: RAM that cannot be mapped there; an entry whose offset into its file is not a multiple of the page size,
+/// where no back end can map; more entries than the back end takes.
 /// Threads: any; plain values.
 /// Lifetime: it holds the regions of its entries, so their descriptors stay open.
 /// Limits: max_vhost_user_regions entries for a process, max_vhost_kernel_regions for the kernel, unless the back end

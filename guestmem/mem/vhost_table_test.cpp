@@ -286,6 +286,23 @@ TEST(VhostTable, AnOffsetWhereNobodyCanMapIsRefused) {
     EXPECT_TRUE(VhostTable::create(*map_of({odd}, 1), {.back_end = VhostBackEnd::kernel}));
 }
 
+TEST(VhostTable, TheOffsetInsideAnEntryMayBeAny) {
+    const MemoryPtr memory = file_memory(4);
+    const RegionPtr low = ram(0, memory, 0, 0x1800);
+    const RegionPtr high = ram(0x1800, memory, 0x1800, 0x800);
+    const auto table = VhostTable::create(*map_of({low, high}, 0x800), {});
+    ASSERT_TRUE(table) << table.error().message();
+    EXPECT_THAT(regions_in(*table), ElementsAre(VhostRegion{0, 0x2000, host_of(*low), 0}));
+    EXPECT_THAT(table->entries()[0].parts, ElementsAre(low, high));
+
+    // By itself, or behind a gap, it begins an entry.
+    EXPECT_FALSE(VhostTable::create(*map_of({high}, 0x800), {}));
+    const auto apart = VhostTable::create(*map_of({low, ram(0x2000, memory, 0x1800, 0x800)}, 0x800), {});
+    ASSERT_FALSE(apart);
+    EXPECT_THAT(apart.error().message(),
+                HasSubstr("(0x2000 to 0x27ff): its bytes begin at 0x1800 of the file"));
+}
+
 TEST(VhostTable, KeepsItsDescriptorsOpenWhenTheMapIsGone) {
     const VhostTable table = table_of({ram(0, file_memory(4))});
     EXPECT_EQ(file_facts(table.fds()[0]).value().size_bytes, 4 * page);

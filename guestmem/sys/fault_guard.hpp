@@ -25,6 +25,9 @@
 /// - A thread that blocks the signal is killed by the fault: programs that block all signals before they make
 ///   threads (signalfd, sigwait) do that. prepare_thread_for_guest_memory() unblocks both.
 /// - A handler that is installed later and does not chain wins; is_fault_guard_installed() notices.
+/// - A handler that fills memory by signal (it maps or unprotects a page on its first touch) is not asked about
+///   guarded accesses, whenever it was installed before: the access is a fault, and the page stays empty. Fill the
+///   memory before, or by userfaultfd(2), which is the kernel's and raises no signal.
 /// - A thread with an alternate signal stack runs the handler on it: give it SIGSTKSZ or more.
 /// - Two copies of this library in one process are two guards that chain to each other; only the later one
 ///   says that it is installed.

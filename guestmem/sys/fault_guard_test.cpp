@@ -19,7 +19,9 @@
 #include "guestmem/sys/guarded.hpp"
 #include "guestmem/sys/memfd.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
+#include "guestmem/sys/testing/fault_tables.hpp"
 #include "guestmem/sys/testing/guest_pages.hpp"
+#include "guestmem/sys/testing/lazy_pages.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
 #include "guestmem/sys/testing/two_units.hpp"
 
@@ -29,7 +31,9 @@ namespace {
 using testing::change_in_two_units;
 using testing::for_each_fault;
 using testing::GuestPages;
+using testing::LazyPages;
 using testing::load_in_two_units;
+using testing::OtherTables;
 using testing::PageAccess;
 using testing::TempFolder;
 
@@ -269,6 +273,39 @@ TEST_F(FaultGuard, AFaultOfOtherCodeReachesAnEarlierPlainHandler) {
     EXPECT_EQ(count_called, 1);
 }
 
+TEST_F(FaultGuard, AnEarlierHandlerThatFillsPagesIsNotAskedAboutAGuardedAccess) {
+    install_behind_guard(action_of(mend));
+    const GuestPages guest{1};
+    guest.protect(0, PageAccess::none);
+    page_to_mend = guest.data();
+    count_called = 0;
+    EXPECT_FALSE(can_load(guest.data()));
+    EXPECT_EQ(count_called, 0) << "no hole any more: say so in fault_guard.hpp";
+    EXPECT_EQ(touch(guest.data()), 0U);
+    EXPECT_EQ(count_called, 1);
+    EXPECT_TRUE(can_load(guest.data()));
+}
+
+TEST_F(FaultGuard, LeavesPagesThatUserfaultfdFillsToIt) {
+    LazyPages lazy;
+    if (const std::string why = lazy.start(); !why.empty()) GTEST_SKIP() << "SKIPPED: " << why;
+    const std::uint64_t caught = count_caught_faults();
+    std::uint64_t value = 0;
+
+    ASSERT_TRUE(try_load(lazy.page(0) + 8, value));
+    EXPECT_EQ(value, 0x0101'0101'0101'0101U);
+    ASSERT_TRUE(try_store(lazy.page(1), std::uint64_t{7}));
+    ASSERT_TRUE(try_load(lazy.page(1) + 8, value));
+    EXPECT_EQ(value, 0x0202'0202'0202'0202U) << "the rest of a page that was written";
+    std::vector<std::byte> copy(GuestPages::page_bytes() * 2);
+    EXPECT_EQ(copy_from_guest(copy.data(), lazy.page(2), copy.size()), copy.size());
+    EXPECT_EQ(copy.front(), std::byte{3});
+    EXPECT_EQ(copy.back(), std::byte{4});
+
+    EXPECT_EQ(lazy.count_filled(), 4);
+    EXPECT_EQ(count_caught_faults(), caught);
+}
+
 TEST_F(FaultGuard, ASignalThatWasSentReachesTheEarlierHandler) {
     const GuestPages guest{1};
     install_behind_guard(action_of(mend));
@@ -482,31 +519,6 @@ TEST_F(FaultGuardDeathTest, HandlersThatReplaceItAreRememberedUpToALimit) {
 }
 
 // ------------------------------------------------------------------------------------ tables and failures
-
-/// Tables that nothing ever faults in.
-class OtherTables {
-public:
-    static constexpr std::size_t count = max_fault_tables + 1;
-    [[nodiscard]] std::span<const FaultEntry> at(std::size_t index) const { return entries_.at(index); }
-    [[nodiscard]] std::size_t add_all() const {
-        std::size_t count_good = 0;
-        for (std::size_t i = 0; i < count; ++i) {
-            const auto added = detail::add_fault_table(at(i));
-            if (added) {
-                ++count_good;
-            } else {
-                EXPECT_EQ(added.error().code(), Errc::exhausted);
-            }
-        }
-        return count_good;
-    }
-    void remove_all() const {
-        for (std::size_t i = 0; i < count; ++i) detail::remove_fault_table(at(i));
-    }
-
-private:
-    std::array<std::array<FaultEntry, 3>, count> entries_{};
-};
 
 TEST_F(FaultGuard, TablesHaveALimitAndPlacesAreUsedAgain) {
     const GuestPages guest{1};

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -61,44 +62,78 @@ ssize_t send_vectors(FdView fd, std::span<const iovec> vectors) {
     return checked_call(SysCall::sendmsg, [&] { return ::sendmsg(fd.number(), &message, MSG_NOSIGNAL); });
 }
 
-/// SIGPIPE blocked in this thread, for as long as it lives; one that a write raised meanwhile is taken back.
-class PipeSignalHeld {
+/// A signal blocked in this thread, for as long as it lives.
+class SignalHeld {
 public:
-    PipeSignalHeld() {
-        ::sigemptyset(&pipe_);
-        ::sigaddset(&pipe_, SIGPIPE);
+    explicit SignalHeld(int signal) {
+        ::sigemptyset(&held_);
+        ::sigaddset(&held_, signal);
         sigset_t pending;
         ::sigpending(&pending);
         // One that waits already is somebody else's, and a second one is merged with it.
-        was_pending_ = ::sigismember(&pending, SIGPIPE) == 1;
-        ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+        was_pending_ = ::sigismember(&pending, signal) == 1;
+        ::pthread_sigmask(SIG_BLOCK, &held_, &before_);
     }
-    PipeSignalHeld(const PipeSignalHeld&) = delete;
-    PipeSignalHeld& operator=(const PipeSignalHeld&) = delete;
-    ~PipeSignalHeld() {
+    SignalHeld(const SignalHeld&) = delete;
+    SignalHeld& operator=(const SignalHeld&) = delete;
+    ~SignalHeld() {
+        const int os_error = errno;
+        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+        errno = os_error;
+    }
+    /// Takes back the one that a call of this thread has raised. The kernel gives a thread's own before the process's.
+    void take_raised() const {
         const int os_error = errno;
         const timespec at_once{};
         if (!was_pending_)
-            while (::sigtimedwait(&pipe_, nullptr, &at_once) < 0 && errno == EINTR) {
+            while (::sigtimedwait(&held_, nullptr, &at_once) < 0 && errno == EINTR) {
             }
-        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
         errno = os_error;
     }
 
 private:
-    sigset_t pipe_;
+    sigset_t held_;
     sigset_t before_;
     bool was_pending_ = false;
 };
 
-/// writev(2) that raises no SIGPIPE. What raises one is asked for by its kind: sockets have a flag, pipes have not.
+/// Calls `write` without the signal that the kernel raises when it fails with `os_error`. After any other outcome no
+/// signal is taken: one that arrived meanwhile was sent by somebody to the process.
+template <typename Write>
+ssize_t without_signal(int signal, int os_error, Write&& write) {
+    const SignalHeld held{signal};
+    const ssize_t done = write();
+    if (done < 0 && errno == os_error) held.take_raised();
+    return done;
+}
+
+/// Calls `write`, which writes to what may be a file. Where the process may not write files of any size, the kernel
+/// raises SIGXFSZ at the limit; a guest can choose an offset beyond it.
+template <typename Write>
+ssize_t write_file(Write&& write) {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY) return write();
+    return without_signal(SIGXFSZ, EFBIG, write);
+}
+
+/// writev(2) that raises no signal. What raises one is asked for by its kind: sockets have a flag against SIGPIPE,
+/// pipes have not.
 ssize_t write_quietly(FdView fd, std::span<const iovec> vectors) {
     struct stat facts{};
     if (checked_call(SysCall::stat, [&] { return ::fstat(fd.number(), &facts); }) < 0) return -1;
     if (S_ISSOCK(facts.st_mode)) return send_vectors(fd, vectors);
-    if (!S_ISFIFO(facts.st_mode)) return write_vectors(fd, vectors);
-    const PipeSignalHeld held;
-    return write_vectors(fd, vectors);
+    const auto write = [&] { return write_vectors(fd, vectors); };
+    if (S_ISFIFO(facts.st_mode)) return without_signal(SIGPIPE, EPIPE, write);
+    return S_ISREG(facts.st_mode) ? write_file(write) : write();
+}
+
+/// The same at an offset. A pipe or socket has none (ESPIPE): no SIGPIPE.
+ssize_t write_quietly_at(FdView fd, std::span<const iovec> vectors, off_t offset_bytes) {
+    return write_file([&] {
+        return checked_call(SysCall::writev, [&] {
+            return ::pwritev(fd.number(), vectors.data(), static_cast<int>(vectors.size()), offset_bytes);
+        });
+    });
 }
 
 }  // namespace
@@ -120,11 +155,8 @@ Result<std::size_t> write_scattered(FdView fd, std::span<const IoSlice> slices,
                                     std::optional<std::uint64_t> offset_bytes) {
     if (offset_bytes && !is_offset(*offset_bytes)) return offset_error("write", fd, *offset_bytes);
     const std::span<const iovec> vectors = vectors_of(slices);
-    const int count = static_cast<int>(vectors.size());
-    const ssize_t done = !offset_bytes ? write_quietly(fd, vectors) : checked_call(SysCall::writev, [&] {
-        // A pipe or socket has no offsets (ESPIPE): no signal.
-        return ::pwritev(fd.number(), vectors.data(), count, static_cast<off_t>(*offset_bytes));
-    });
+    const ssize_t done = offset_bytes ? write_quietly_at(fd, vectors, static_cast<off_t>(*offset_bytes))
+                                      : write_quietly(fd, vectors);
     if (done < 0) return io_error("write", fd, vectors.size());
     return static_cast<std::size_t>(done);
 }

@@ -4,16 +4,21 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "guestmem/sys/testing/fault_loop.hpp"
@@ -145,6 +150,12 @@ bool is_pending(int signal) {
     return ::sigismember(&pending, signal) == 1;
 }
 
+bool is_blocked(int signal) {
+    sigset_t mask;
+    GM_CHECK(::pthread_sigmask(SIG_SETMASK, nullptr, &mask) == 0);
+    return ::sigismember(&mask, signal) == 1;
+}
+
 TEST(ScatterIo, WritingToNobodyIsAnErrorAndNoSignal) {
     for (Pair& stream : make_streams()) {
         stream.reader.reset();
@@ -156,9 +167,7 @@ TEST(ScatterIo, WritingToNobodyIsAnErrorAndNoSignal) {
             EXPECT_EQ(written.error().os_error(), EPIPE);
             EXPECT_FALSE(is_pending(SIGPIPE));
         }
-        sigset_t mask;
-        ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, nullptr, &mask), 0);
-        EXPECT_EQ(::sigismember(&mask, SIGPIPE), 0);
+        EXPECT_FALSE(is_blocked(SIGPIPE));
     }
 }
 
@@ -179,6 +188,81 @@ TEST(ScatterIo, ASignalThatWaitsForOthersIsLeftToThem) {
     const timespec at_once{};
     EXPECT_EQ(::sigtimedwait(&pipe_signal, nullptr, &at_once), SIGPIPE);
     EXPECT_EQ(::pthread_sigmask(SIG_SETMASK, &before, nullptr), 0);
+}
+
+std::atomic<int> count_pipe_signals{0};
+
+TEST(ScatterIo, ASignalThatIsSentToTheProcessMeanwhileArrivesAfterwards) {
+    struct sigaction counting{};
+    struct sigaction before{};
+    counting.sa_handler = [](int) { ++count_pipe_signals; };
+    ASSERT_EQ(::sigaction(SIGPIPE, &counting, &before), 0);
+    sigset_t pipe_signal;
+    sigset_t mask;
+    ::sigemptyset(&pipe_signal);
+    ::sigaddset(&pipe_signal, SIGPIPE);
+    ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &pipe_signal, &mask), 0);  // here; the writer takes it
+    count_pipe_signals = 0;
+    const Pair pipe = make_pipe();
+    const int room = ::fcntl(pipe.writer.view().number(), F_GETPIPE_SZ);
+    const std::size_t size_bytes = static_cast<std::size_t>(room) + 1;
+    std::thread writer{[&] {
+        ::pthread_sigmask(SIG_UNBLOCK, &pipe_signal, nullptr);
+        const Pieces pieces{{std::string(size_bytes, 'x')}};
+        const auto written = write_scattered(pipe.writer, pieces.slices());
+        EXPECT_TRUE(written && *written == size_bytes);
+        EXPECT_FALSE(is_blocked(SIGPIPE));
+    }};
+
+    // The pipe is full: the writer is in the middle of its call.
+    for (int waiting = 0; waiting < room; std::this_thread::yield())
+        ASSERT_EQ(::ioctl(pipe.reader.view().number(), FIONREAD, &waiting), 0);
+    EXPECT_EQ(::kill(::getpid(), SIGPIPE), 0);
+    EXPECT_EQ(count_pipe_signals, 0);
+    Pieces received{{std::string(size_bytes, '.')}};
+    EXPECT_TRUE(read_scattered(pipe.reader, received.slices()));
+    writer.join();
+
+    EXPECT_EQ(count_pipe_signals, 1);
+    EXPECT_FALSE(is_pending(SIGPIPE));
+    ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, &mask, nullptr), 0);
+    ASSERT_EQ(::sigaction(SIGPIPE, &before, nullptr), 0);
+}
+
+/// A limit of the size of files, for as long as it lives.
+class FileSizeLimit {
+public:
+    explicit FileSizeLimit(rlim_t size_bytes) {
+        GM_CHECK(::getrlimit(RLIMIT_FSIZE, &before_) == 0);
+        const rlimit limit{.rlim_cur = size_bytes, .rlim_max = before_.rlim_max};
+        GM_CHECK(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    }
+    FileSizeLimit(const FileSizeLimit&) = delete;
+    FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+    ~FileSizeLimit() { ::setrlimit(RLIMIT_FSIZE, &before_); }
+
+private:
+    rlimit before_{};
+};
+
+TEST(ScatterIo, WritingPastTheLimitOfFileSizesIsAnErrorAndNoSignal) {
+    constexpr std::uint64_t limit_bytes = 1 << 20;
+    const TempFolder folder;
+    const Fd file = open_file(folder.write("f", ""), OpenMode::read_write).value();
+    const Pieces pieces{{"ab", "cd"}};
+    const FileSizeLimit limit{limit_bytes};
+    EXPECT_EQ(write_scattered(file, pieces.slices(), limit_bytes - 6).value(), 4U);
+    EXPECT_EQ(write_scattered(file, pieces.slices(), limit_bytes - 3).value(), 3U) << "short at the limit";
+    ASSERT_EQ(::lseek(file.view().number(), limit_bytes, SEEK_SET), static_cast<off_t>(limit_bytes));
+    for (const std::optional<std::uint64_t> offset :
+         {std::optional{limit_bytes}, std::optional{limit_bytes << 20}, std::optional<std::uint64_t>{}}) {
+        const auto written = write_scattered(file, pieces.slices(), offset);
+        ASSERT_FALSE(written);
+        EXPECT_EQ(written.error().code(), Errc::out_of_range);
+        EXPECT_EQ(written.error().os_error(), EFBIG);
+        EXPECT_FALSE(is_pending(SIGXFSZ));
+        EXPECT_FALSE(is_blocked(SIGXFSZ));
+    }
 }
 
 TEST(ScatterIo, MemoryThatIsGoneIsAnErrorOrMakesTheCallShort) {

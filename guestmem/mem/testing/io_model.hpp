@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -13,6 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "guestmem/mem/layout.hpp"
+#include "guestmem/mem/live_map.hpp"
 #include "guestmem/mem/testing/choices.hpp"
 #include "guestmem/mem/testing/memory_model.hpp"
 #include "guestmem/mem/testing/model_memory.hpp"
@@ -24,6 +27,7 @@
 /// Concepts: the device's addresses are io_bytes from a random origin on, or up to 2^64 - 1, in pages of io_page_bytes
 /// bytes. A page leads to any guest address with any permissions, or nowhere. The model looks each byte's page up, and
 /// then goes through all regions. The middle of the addresses is the window of the second dirty log.
+/// The map behind it is published again and again, also while a handle asks: another object with the same regions.
 /// Contract: what is taken away is invalidated at once; what comes new, or gets more permissions, is not.
 /// Threads: one at a time.
 
@@ -44,8 +48,10 @@ public:
     std::uint64_t origin = 0;
     std::array<std::optional<IoPage>, io_bytes / io_page_bytes> pages;
     bool gives_long_answers = false;
+    std::function<void()> on_question;
 
     [[nodiscard]] AccessResult<Translation> translate(IoAddress address, Access access) override {
+        on_question();
         const std::uint64_t first = (address.value() - origin) / io_page_bytes;
         if (address.value() - origin >= io_bytes || !pages[first])
             return AccessError{AccessReason::untranslated, access, address.value(), 0};
@@ -82,7 +88,11 @@ public:
                                                .value());
         GM_CHECK(space_->dirty()->start(dirty_page_bytes).has_value());
         for (std::size_t i = 0; i < handles_.size(); ++i)
-            handles_[i] = space_->make_memory("queue " + std::to_string(i), guest_.map()).value();
+            handles_[i] =
+                space_->make_memory("queue " + std::to_string(i), live_.make_reader("queue").value()).value();
+        table_->on_question = [this] {
+            if (choices_.one_in(4)) publish_map();
+        };
         for (std::uint64_t i = 0; i < table_->pages.size(); ++i)
             if (!choices.one_in(4)) set_page(i);
     }
@@ -91,6 +101,13 @@ public:
     [[nodiscard]] TranslatedMemory& handle() { return *handles_[choices_.below(handles_.size())]; }
     [[nodiscard]] std::uint64_t origin() const { return table_->origin; }
     [[nodiscard]] ModelMemory& guest() { return guest_; }
+
+    /// Another map of the same regions; the old one goes when nobody holds it.
+    void publish_map() {
+        Layout layout{{.granule_bytes = 1}};
+        for (const auto& region : guest_.map()->regions()) layout.add(region);
+        static_cast<void>(live_.publish(std::move(layout).freeze().value()));
+    }
 
     /// Mappings come and go.
     void change_pages() {
@@ -188,6 +205,7 @@ private:
 
     Choices& choices_;
     ModelMemory guest_;
+    LiveMap live_{guest_.map()};
     std::shared_ptr<PageTable> table_ = std::make_shared<PageTable>();
     std::optional<IoRange> window_;
     std::unique_ptr<IoSpace> space_;

@@ -7,10 +7,13 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "guestmem/mem/pointer_guard.hpp"
+#include "guestmem/mem/scatter_list.hpp"
 #include "guestmem/mem/testing/choices.hpp"
 #include "guestmem/mem/testing/io_model.hpp"
 #include "guestmem/mem/translated_memory.hpp"
@@ -33,6 +36,7 @@ public:
 
     [[nodiscard]] std::string step() {
         if (choices_.one_in(8)) model_.change_pages();
+        if (choices_.one_in(8)) model_.publish_map();
         what_.clear();
         std::string wrong = operate(model_.handle());
         if (wrong.empty()) wrong = model_.guest().differences();
@@ -59,7 +63,7 @@ private:
     }
 
     std::string operate(TranslatedMemory& memory) {
-        switch (choices_.below(10)) {
+        switch (choices_.below(12)) {
             case 0: return read_bytes(memory);
             case 1: return write_bytes(memory);
             case 2: return some_bytes(memory);
@@ -68,7 +72,9 @@ private:
             case 5: return compare(memory);
             case 6: return object<std::uint16_t>(memory);
             case 7: return object<std::uint64_t>(memory);
-            case 8: return atomic<std::uint32_t>(memory);
+            case 8: return scatter_list(memory);
+            case 9: return pointer(memory);
+            case 10: return atomic<std::uint32_t>(memory);
             default: return atomic<std::uint64_t>(memory);
         }
     }
@@ -154,6 +160,47 @@ private:
         choices_.fill(bytes);
         if (!refused) model_.put_all(address, bytes);
         return difference(refused, memory.write<T>(IoAddress{address}, std::bit_cast<T>(bytes)));
+    }
+    std::string scatter_list(TranslatedMemory& memory) {
+        const bool is_read = choices_.one_in(2);
+        const std::uint64_t address = address_for(is_read ? "a list to read" : "a list to write");
+        std::vector<std::byte> bytes(size());
+        choices_.fill(bytes);
+        const Access access = is_read ? Access::read : Access::write;
+        const Refused refused = model_.check(address, bytes.size(), access);
+        ScatterList list{access, "model"};
+        const auto added = list.add(memory, IoAddress{address}, bytes.size());
+        if (auto wrong = difference(refused, added); !wrong.empty()) return wrong;
+        if (refused) return list.slices().empty() ? "" : "a list that was refused has pieces";
+        if (choices_.one_in(2)) model_.publish_map();
+        std::size_t done = 0;
+        for (const IoSlice& slice : list.slices()) {
+            if (slice.size_bytes > bytes.size() - done) return "the list is too long";
+            std::byte* const buffer = bytes.data() + done;
+            std::memcpy(is_read ? buffer : slice.data, is_read ? slice.data : buffer, slice.size_bytes);
+            done += slice.size_bytes;
+        }
+        if (done != bytes.size()) return "the list is too short";
+        if (is_read) return bytes == model_.bytes_at(address, done) ? "" : "other bytes were read";
+        model_.put_all(address, bytes);
+        return {};
+    }
+    /// How much a pointer can reach depends on what the handle remembers; what it reaches has to be right.
+    std::string pointer(TranslatedMemory& memory) {
+        const std::uint64_t address = address_for("a pointer");
+        const std::size_t count = 1 + choices_.below(20);
+        const Refused refused = model_.check(address, count, Access::write);
+        auto made = WritePointer::create(memory, IoAddress{address}, count, "model");
+        const bool is_apart = !made && made.error().reason() == AccessReason::crosses_border;
+        if (is_apart && !refused) return {};
+        if (!made) return difference(refused, made);
+        if (refused) return "there is a pointer to what is refused";
+        if (choices_.one_in(2)) model_.publish_map();
+        std::vector<std::byte> bytes(count);
+        choices_.fill(bytes);
+        std::ranges::copy(bytes, made->bytes().begin());
+        model_.put_all(address, bytes);
+        return {};
     }
     template <typename T>
     std::string atomic(TranslatedMemory& memory) {
