@@ -75,12 +75,13 @@ private:
     std::string pointer(View& view, std::uint64_t address, std::size_t count) {
         what_ += ", pointer";
         MemoryModel& model = memory_.model();
-        Refused refused;
-        if (const auto reason = model.reason_at(address, access); reason != AccessReason::none) {
+        Refused refused = model.check(address, count, access);
+        // A pointer has to point somewhere, also to no bytes.
+        if (const auto reason = model.reason_at(address, access); !refused && reason != AccessReason::none)
             refused = AccessError{reason, access, address, 0};
-        } else if (const std::uint64_t room = model.count_in_region(address, access); room < count) {
-            refused = model.check(address, count, access);
-            if (!refused) refused = AccessError{AccessReason::crosses_border, access, address + room, 0};
+        if (!refused) {
+            const std::uint64_t room = model.count_in_region(address, access);
+            if (room < count) refused = AccessError{AccessReason::crosses_border, access, address + room, 0};
         }
         auto guard = PointerGuard<access>::create(view, GuestAddress{address}, count, "model");
         if (auto wrong = difference(refused, guard); !wrong.empty() || refused) return wrong;
