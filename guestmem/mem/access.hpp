@@ -103,7 +103,7 @@ protected:
     }
     virtual void leave_piece() {}
 
-    /// The byte of a word that could not be stored since the host has lost its page; nothing of it was stored.
+    /// The byte of a word that could not be stored since the host has lost its page.
     [[nodiscard]] static AccessError refuse_store(AddressType address, std::byte* host,
                                                   std::size_t size_bytes);
     /// Why an atomic access of an aligned `size_bytes` at `address` found no spot.

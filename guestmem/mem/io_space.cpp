@@ -46,18 +46,32 @@ IoSpaceState::IoSpaceState(IoSpaceOptions options, Iotlb cache)
     if (window) tracker = std::make_unique<DirtyTracker>(window->size_bytes());
 }
 
-FoundTranslation IoSpaceState::find(IoAddress address) {
-    const std::scoped_lock lock{mutex};
+FoundTranslation IoSpaceState::look_up(IoAddress address) {
     const std::uint64_t current = generation.load(std::memory_order_relaxed);
     if (translating == Translating::off) return {identity_around(address), current};
     return {iotlb.lookup(address), current};
 }
 
-/// A question that change() knows of while it lives.
+FoundTranslation IoSpaceState::find(IoAddress address) {
+    const std::scoped_lock lock{mutex};
+    return look_up(address);
+}
+
+void IoSpaceState::Question::note(const Changed& changed) {
+    if (!changed || changed->contains(address)) {
+        is_stale = true;
+    } else if (changed->base() > address) {
+        last = std::min(last, IoAddress{changed->base().value() - 1});
+    } else {
+        first = std::max(first, IoAddress{changed->last().value() + 1});
+    }
+}
+
+/// A question that change() knows of while it lives: from the lookup on that found nothing.
 class OpenQuestion : public IoSpaceState::Question {
 public:
+    /// With the mutex held.
     OpenQuestion(IoSpaceState& state, IoAddress asked) : Question{.address = asked}, state_(state) {
-        const std::scoped_lock lock{state_.mutex};
         state_.questions_open.insert(this);
     }
     OpenQuestion(const OpenQuestion&) = delete;
@@ -71,31 +85,29 @@ private:
     IoSpaceState& state_;
 };
 
-void IoSpaceState::Question::note(const Changed& changed) {
-    if (!changed || changed->contains(address)) {
-        is_stale = true;
-    } else if (changed->base() > address) {
-        last = std::min(last, IoAddress{changed->base().value() - 1});
-    } else {
-        first = std::max(first, IoAddress{changed->last().value() + 1});
-    }
-}
-
-AccessResult<FoundTranslation> IoSpaceState::ask(IoAddress address, Access access) {
+AccessResult<FoundTranslation> IoSpaceState::find_or_ask(IoAddress address, Access access,
+                                                         MapReader& reader) {
     const auto refuse = [&](AccessReason reason) { return AccessError{reason, access, address.value(), 0}; };
-    // Known to change() before the Translator looks: what changed earlier, it sees itself.
-    OpenQuestion question{*this, address};
+    std::optional<OpenQuestion> question;
+    {
+        const std::scoped_lock lock{mutex};
+        const FoundTranslation found = look_up(address);
+        if (found.translation && allows(found.translation->permissions(), access)) return found;
+        question.emplace(*this, address);
+    }
+    // The Translator may take its time: this handle is in nobody's way meanwhile.
+    reader.park();
     const AccessResult<Translation> answer = translator->translate(address, access);
     const std::scoped_lock lock{mutex};
     ++questions;
-    if (question.is_stale) {
+    if (question->is_stale) {
         ++stale_answers;
         return FoundTranslation{};
     }
     if (!answer) return refuse(refusal_of(answer.error().reason()));
     if (!answer->from().contains(address)) return refuse(AccessReason::translator_failed);
-    const IoRange unchanged = *IoRange::from_first_last(std::max(question.first, answer->from().base()),
-                                                        std::min(question.last, answer->from().last()));
+    const IoRange unchanged = *IoRange::from_first_last(std::max(question->first, answer->from().base()),
+                                                        std::min(question->last, answer->from().last()));
     const std::optional<Translation> kept = answer->within(unchanged);
     iotlb.insert(*kept);
     if (!allows(kept->permissions(), access)) return refuse(AccessReason::denied);

@@ -52,8 +52,12 @@ struct IoSpaceState {
     IoSpaceState(IoSpaceOptions options, Iotlb cache);
 
     [[nodiscard]] FoundTranslation find(IoAddress address);
-    /// Asks the Translator. No translation: what it said about the address was invalidated meanwhile.
-    [[nodiscard]] AccessResult<FoundTranslation> ask(IoAddress address, Access access);
+    /// With the mutex held.
+    [[nodiscard]] FoundTranslation look_up(IoAddress address);
+    /// What is known, or what the Translator says; `reader` is parked before it is asked. No translation: what it said
+    /// about the address was invalidated meanwhile.
+    [[nodiscard]] AccessResult<FoundTranslation> find_or_ask(IoAddress address, Access access,
+                                                             MapReader& reader);
 
     /// Calls do_change() for the mappings of `changed`, and waits until nobody uses the old ones.
     template <typename DoChange>

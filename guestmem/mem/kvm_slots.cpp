@@ -133,7 +133,7 @@ Result<void> KvmSlots::commit(const KvmSlotPlan& plan, std::size_t count_done) {
                      fmt::format("kvm slots: {} steps are said to be done, of a plan of {}", count_done,
                                  plan.steps_.size())};
     for (std::size_t i = 0; i < count_done; ++i) apply(plan.steps_[i]);
-    // Of a map that KVM does not have whole, no region takes the place of another one.
+    // What KVM need not be told is taken over when KVM has all of the map.
     const bool is_renaming = count_done == plan.steps_.size() && !plan.renamed_.empty();
     if (is_renaming)
         for (const KvmSlotEntry& entry : plan.renamed_) apply(entry);

@@ -102,13 +102,13 @@ std::shared_ptr<const MemoryMap> LiveMap::current() const {
 }
 
 RetiredMap LiveMap::publish(std::shared_ptr<const MemoryMap> map) {
-    detail::Leaving leaving;  // before the locks: gone after them
+    detail::Leaving leaving{state_};  // before the locks: gone after them
     const std::scoped_lock updating{state_->update_mutex};
     return RetiredMap{state_->publish(std::move(map), leaving)};
 }
 
 Result<RetiredMap> LiveMap::update(const Change& change) {
-    detail::Leaving leaving;
+    detail::Leaving leaving{state_};
     const std::scoped_lock updating{state_->update_mutex};
     return RetiredMap{state_->publish(GM_TRY(change(*current())), leaving)};
 }
@@ -130,7 +130,8 @@ Result<void> LiveMap::wait_until_unused(RetiredMap retired, std::chrono::millise
     const auto deadline = std::chrono::steady_clock::now() + limit;
     std::chrono::microseconds pause{10};
     for (;;) {
-        const std::vector<std::string> holders = state_->collect_and_name(retired.generation);
+        detail::Leaving leaving{state_};
+        const auto holders = state_->collect_and_name(retired.generation, leaving);
         if (holders.empty()) return {};
         const auto now = std::chrono::steady_clock::now();
         if (now >= deadline)

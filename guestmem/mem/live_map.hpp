@@ -27,8 +27,8 @@
 /// itself.
 /// Threads: LiveMap any. A MapReader is one thread's at a time.
 /// Lifetime: readers, pins and snapshots may outlive the LiveMap. A map goes, with what only it had, in the call that
-/// finds it unused, and no lock is held then: the owner of its memory may use the LiveMap. A map that no reader holds
-/// goes, also behind a reader that holds an older one.
+/// finds it unused, and no lock is held then: the owner of its memory may use the LiveMap, and whoever waits waits for
+/// that, too. A map that no reader holds goes, also behind a reader that holds an older one.
 /// Limits: max_map_readers readers and snapshots.
 /// Cost: memory() of an unchanged map is a load and a comparison, 0.6 ns; pin() 1.7 ns: it stores to a place of its
 /// own without a fence, and the writer makes all processors agree by membarrier(2). Where the kernel has none, pin()

@@ -24,6 +24,14 @@ bool LiveMapState::settle() const {
     return !has_membarrier || membarrier().has_value();
 }
 
+void Leaving::finish() {
+    regions_.clear();
+    if (maps_.empty()) return;
+    maps_.clear();
+    const std::scoped_lock lock{state_->mutex};
+    std::erase_if(state_->in_flight, [&](const LiveMapState::InFlight& old) { return old.by == this; });
+}
+
 std::vector<std::string> LiveMapState::users_up_to(std::uint64_t retired_generation) const {
     std::vector<std::string> users;
     for (const ReaderSlot* slot : slots) {
@@ -42,16 +50,18 @@ bool LiveMapState::collect(Leaving& leaving) {
     std::vector<std::uint64_t> held;
     for (const ReaderSlot* slot : slots) held.push_back(slot->held.load(std::memory_order_acquire));
     std::ranges::sort(held);
-    std::vector<Retired> kept;
-    for (Retired& old : retired) {
-        if (std::ranges::binary_search(held, old.generation)) {
-            kept.push_back(std::move(old));
-        } else {
-            released.try_emplace(old.map, old.generation);
-            leaving.push_back(std::move(old.map));
-        }
+    const auto is_held = [&](const Retired& old) { return std::ranges::binary_search(held, old.generation); };
+    const auto gone = std::stable_partition(retired.begin(), retired.end(), is_held);
+    // What may fail for want of memory comes first: nothing has left until then.
+    const auto count = static_cast<std::size_t>(retired.end() - gone);
+    leaving.maps_.reserve(leaving.maps_.size() + count);
+    in_flight.reserve(in_flight.size() + count);
+    for (auto old = gone; old != retired.end(); ++old) released.try_emplace(old->map, old->generation);
+    for (auto old = gone; old != retired.end(); ++old) {
+        in_flight.push_back({&leaving, std::this_thread::get_id(), old->generation, old->map});
+        leaving.maps_.push_back(std::move(old->map));
     }
-    retired = std::move(kept);
+    retired.erase(gone, retired.end());
     std::erase_if(unplugged, [](const auto& old) { return old.first.expired(); });
     std::erase_if(released, [](const auto& old) { return old.first.expired(); });
     return true;
@@ -75,15 +85,20 @@ std::vector<std::string> LiveMapState::holders_up_to(std::uint64_t retired_gener
     if (holders.empty() && std::ranges::any_of(retired, is_waited_for))
         holders.emplace_back(is_settled ? "a reader that is leaving"
                                         : "readers that cannot be asked: the kernel refuses membarrier");
+    // A release may wait for others, and not for itself.
+    for (const InFlight& old : in_flight)
+        if (old.generation <= retired_generation && old.thread != std::this_thread::get_id())
+            holders.push_back(
+                fmt::format("a thread that is letting the map of generation {} go", old.generation));
     for (const auto& [old, old_generation] : released) {
         const bool is_current = !old.owner_before(current) && !current.owner_before(old);
-        if (old_generation > retired_generation || old.expired() || is_current) continue;
+        if (old_generation > retired_generation || old.expired() || is_current || is_in_flight(old)) continue;
         holders.push_back(
             fmt::format("{} owner(s) of the map of generation {} itself", old.use_count(), old_generation));
     }
     for (const auto& [old, old_generation] : unplugged) {
         const auto region = old_generation <= retired_generation ? old.lock() : nullptr;
-        leaving.push_back(region);
+        leaving.regions_.push_back(region);
         if (!region || current->find_region(region->range().base()) == region) continue;
         for (const std::string& why : region->holders())
             holders.push_back(fmt::format("pointer '{}' into region '{}'", why, region->name()));
@@ -91,19 +106,22 @@ std::vector<std::string> LiveMapState::holders_up_to(std::uint64_t retired_gener
     return holders;
 }
 
-std::vector<std::string> LiveMapState::collect_and_name(std::uint64_t retired_generation) {
-    Leaving leaving;
+bool LiveMapState::is_in_flight(const std::weak_ptr<const MemoryMap>& map) const {
+    return std::ranges::any_of(in_flight, [&](const InFlight& old) {
+        return !old.map.owner_before(map) && !map.owner_before(old.map);
+    });
+}
+
+std::vector<std::string> LiveMapState::collect_and_name(std::uint64_t retired_generation, Leaving& leaving) {
     std::unique_lock lock{mutex};
     const bool is_settled = collect(leaving);
-    if (!leaving.empty()) {
+    if (leaving.has_maps()) {
         // First they go: who still has them then is a holder.
         lock.unlock();
-        leaving.clear();
+        leaving.finish();
         lock.lock();
     }
-    std::vector<std::string> holders = holders_up_to(retired_generation, is_settled, leaving);
-    lock.unlock();
-    return holders;
+    return holders_up_to(retired_generation, is_settled, leaving);
 }
 
 std::uint64_t LiveMapState::publish(std::shared_ptr<const MemoryMap> map, Leaving& leaving) {
@@ -113,6 +131,7 @@ std::uint64_t LiveMapState::publish(std::shared_ptr<const MemoryMap> map, Leavin
     // The same map again retires nothing.
     if (map == current) return old - 1;
     add_unplugged(old, *current, *map);
+    retired.reserve(retired.size() + 1);
     retired.push_back({old, std::exchange(current, std::move(map))});
     // Release: a reader that sees the number finds the map complete.
     generation.store(next_generation(), std::memory_order_release);

@@ -8,6 +8,8 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "guestmem/mem/memory_map.hpp"
@@ -33,10 +35,36 @@ struct alignas(128) ReaderSlot {
 /// The number of a map that is published: no other has it, in no LiveMap.
 [[nodiscard]] std::uint64_t next_generation();
 
-/// What is let go of when no mutex is held: the owners of memory run code of their own, which may come here again.
-using Leaving = std::vector<std::shared_ptr<const void>>;
+struct LiveMapState;
+
+/// What one thread lets go of when it holds no mutex: the owners of memory run code of their own, which may come here
+/// again. Whoever waits for the maps, waits until that code has ended.
+class Leaving {
+public:
+    explicit Leaving(std::shared_ptr<LiveMapState> state) : state_(std::move(state)) {}
+    Leaving(const Leaving&) = delete;
+    Leaving& operator=(const Leaving&) = delete;
+    ~Leaving() { finish(); }
+
+    [[nodiscard]] bool has_maps() const { return !maps_.empty(); }
+    /// Without the mutex.
+    void finish();
+
+private:
+    friend struct LiveMapState;
+    std::shared_ptr<LiveMapState> state_;
+    std::vector<std::shared_ptr<const MemoryMap>> maps_;
+    std::vector<std::shared_ptr<const Region>> regions_;
+};
 
 struct LiveMapState {
+    /// A map that a thread is letting go of.
+    struct InFlight {
+        const Leaving* by;
+        std::thread::id thread;
+        std::uint64_t generation;
+        std::weak_ptr<const MemoryMap> map;
+    };
     struct Retired {
         std::uint64_t generation;
         std::shared_ptr<const MemoryMap> map;
@@ -58,7 +86,9 @@ struct LiveMapState {
     [[nodiscard]] std::vector<std::string> holders_up_to(std::uint64_t retired_generation, bool is_settled,
                                                          Leaving& leaving) const;
     /// Both, without the mutex.
-    [[nodiscard]] std::vector<std::string> collect_and_name(std::uint64_t retired_generation);
+    [[nodiscard]] std::vector<std::string> collect_and_name(std::uint64_t retired_generation,
+                                                            Leaving& leaving);
+    [[nodiscard]] bool is_in_flight(const std::weak_ptr<const MemoryMap>& map) const;
     /// Gives the generation that it retires. With the update_mutex held.
     std::uint64_t publish(std::shared_ptr<const MemoryMap> map, Leaving& leaving);
     /// Remembers the regions that `before` has and `after` has not. With the mutex held.
@@ -73,6 +103,7 @@ struct LiveMapState {
     std::vector<Retired> retired;
     /// Maps that LiveMap let go of; somebody else may still own them.
     Left<MemoryMap> released;
+    std::vector<InFlight> in_flight;
     /// Regions that left with a map; raw pointers may still hold them.
     Left<Region> unplugged;
     std::set<ReaderSlot*> slots;

@@ -31,6 +31,8 @@ using RegionPtr = std::shared_ptr<const Region>;
 using MapPtr = std::shared_ptr<const MemoryMap>;
 
 constexpr std::uint64_t page = 4096;
+/// Before all that will ever be published.
+constexpr std::uint64_t max_map_generation = ~std::uint64_t{0};
 
 RegionPtr ram(std::uint64_t base, std::uint64_t size_bytes = page) {
     return Region::create({.name = "ram",
@@ -158,6 +160,25 @@ TEST(LiveMapState, TheOwnerOfMemoryMayUseTheMapThatLetsItGo) {
     other.park();
     EXPECT_EQ(users(live, old), "");
     EXPECT_EQ(count_gone, 2) << "in the call that waited for it";
+}
+
+TEST(LiveMapState, AWaitIsAlsoForTheOwnerThatIsJustLettingGo) {
+    LiveMap live{map_of({ram(0)})};
+    std::atomic<bool> is_going{false};
+    std::atomic<bool> is_gone{false};
+    ASSERT_TRUE(live.insert(region_with_owner(page, [&] {
+        is_going = true;
+        EXPECT_TRUE(live.wait_until_unused(RetiredMap{max_map_generation}, 1s)) << "but not for itself";
+        std::this_thread::sleep_for(50ms);
+        is_gone = true;
+    })));
+    std::thread remover{[&] { EXPECT_TRUE(live.remove(page_at(page))); }};
+    while (!is_going.load()) std::this_thread::yield();
+    const RetiredMap all{max_map_generation};
+    EXPECT_THAT(users(live, all), HasSubstr("letting the map of generation"));
+    EXPECT_TRUE(live.wait_until_unused(all, 10s));
+    EXPECT_TRUE(is_gone);
+    remover.join();
 }
 
 // ---- changes ----

@@ -24,7 +24,7 @@
 ///     ScatterList list{Access::write, "disk read"};
 ///     GM_TRY(list.add(memory, GuestAddress{0x1000}, 4096));
 ///     const ssize_t count = ::preadv(disk, list.iovecs(), int(list.slices().size()), offset);
-///     list.mark_written(count > 0 ? count : list.size_bytes());
+///     list.mark_written(count > 0 ? count : list.size_bytes());   // a file, not opened with O_DIRECT
 
 struct iovec;
 
@@ -48,8 +48,9 @@ public:
     [[nodiscard]] const ::iovec* iovecs() const;
     [[nodiscard]] std::uint64_t size_bytes() const { return size_bytes_; }
 
-    /// The first `count` bytes of the list have been written, after the system call that wrote them. When that call
-    /// failed, or was short because the host had lost a page, nobody knows what it wrote: then it is size_bytes().
+    /// The first `count` bytes of the list have been written, after the system call that wrote them. Only a file that
+    /// is not opened with O_DIRECT counts all that it wrote when it is short; after any other short or failed call it
+    /// is size_bytes().
     void mark_written(std::uint64_t count);
 
     /// Empty again; what was held is let go.

@@ -39,6 +39,7 @@ using testing::io_range;
 using ::testing::IsEmpty;
 using testing::LostMemory;
 using testing::LostMemoryTest;
+using testing::TableTranslator;
 using testing::TestDevice;
 using testing::TestMap;
 using testing::translation;
@@ -313,9 +314,12 @@ TEST(ScatterList, MarksInTheLogByIovaAlsoWhenItsSpaceIsGone) {
     ASSERT_TRUE(list.add(*device->memory, IoAddress{0x1000}, 32));
     std::optional<WritePointer> pointer{
         WritePointer::create(*device->memory, IoAddress{0x1100}, 16, "header").value()};
+    const std::weak_ptr<TableTranslator> space_lives = device->table;
     device.reset();
     list.clear();
+    EXPECT_FALSE(space_lives.expired()) << "the pointer's log is in it";
     pointer.reset();
+    EXPECT_TRUE(space_lives.expired());
     EXPECT_EQ(guest.region(0).holders().size(), 0U);
 }
 

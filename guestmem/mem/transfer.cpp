@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <concepts>
 #include <vector>
 
@@ -16,6 +17,8 @@ namespace guestmem {
 namespace {
 
 constexpr std::size_t buffer_bytes = 4096;
+/// What one call asks of a stream, at most.
+constexpr std::uint64_t stream_bytes = 64 * 1024;
 
 /// The pieces of a range up to the first byte that refuses, at most as many as one system call takes.
 struct Gathered {
@@ -59,13 +62,25 @@ void mark_written(const Gathered& gathered, std::uint64_t count) {
 }
 
 /// How many bytes a read may have written. A call is short also when it met a page that is gone, and then sockets and
-/// pipes do not count the message in which it failed; files count every byte.
+/// pipes do not count the message in which it failed; a datagram whose checksum is wrong has been copied when it is
+/// thrown away; a direct read writes whole blocks behind the file's end.
 std::uint64_t count_touched(const FdStream& source, const Gathered& gathered,
                             const Result<std::size_t>& count) {
-    if (!count) return count.error().code() == Errc::unavailable ? 0 : gathered.size_bytes;
-    if (*count == 0 || *count == gathered.size_bytes) return *count;
+    if (count && *count == gathered.size_bytes) return *count;
     const Result<FileFacts> facts = file_facts(source.fd);
-    return facts && facts->is_regular ? *count : gathered.size_bytes;
+    if (!facts) return gathered.size_bytes;
+    const bool counts_all = facts->is_regular && !facts->is_direct;
+    if (count && (counts_all || (*count == 0 && facts->is_stream))) return *count;
+    const bool had_nothing = !count && count.error().os_error() == EAGAIN && facts->is_stream;
+    return had_nothing ? 0 : gathered.size_bytes;
+}
+
+/// How much one call asks of this descriptor: of a stream little, since what comes is less than what is asked as a
+/// rule, and all that was asked counts as written.
+std::uint64_t most_of(const FdStream& source, std::uint64_t size_bytes) {
+    if (size_bytes <= stream_bytes) return size_bytes;
+    const Result<FileFacts> facts = file_facts(source.fd);
+    return facts && facts->is_stream ? stream_bytes : size_bytes;
 }
 
 /// A transfer that writes guest memory reads the stream.
@@ -108,7 +123,7 @@ template <typename Space>
 Transfer read_some_from(ByteAccess<Space>& memory, Address<Space> address, std::uint64_t size_bytes,
                         const FdStream& source) {
     if (size_bytes == 0) return {0, {}};
-    const auto gathered = gather(memory, address, size_bytes, Access::write);
+    const auto gathered = gather(memory, address, most_of(source, size_bytes), Access::write);
     if (!gathered) return refused(gathered.error(), Access::write);
     Result<std::size_t> count = read_scattered(source.fd, gathered->slices, source.offset_bytes);
     mark_written(*gathered, count_touched(source, *gathered, count));

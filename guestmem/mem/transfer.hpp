@@ -19,9 +19,10 @@
 /// short calls, across the borders of regions, at the very next byte, until all is done; a stream that ends before
 /// that is Errc::out_of_range. A Transfer says how many bytes were done even when it failed, so who gets
 /// Errc::unavailable from a descriptor that does not block goes on from there.
-/// What was read is marked dirty: what arrived from a file; all that a socket or pipe was asked for, unless it had
-/// nothing, and all that was asked when the system call failed, since the kernel may have written more than it counts.
-/// Bytes are taken from a stream only for memory that can be written.
+/// What was read is marked dirty. Of a file that is what arrived. Whatever else was asked for a range, and gave less or
+/// failed, has it all marked, since the kernel may have written more than it counts: sockets, pipes, devices, files
+/// that are opened with O_DIRECT. A pipe or stream socket is asked for 64 KiB at a time for that reason, and one that
+/// has nothing marks nothing. Bytes are taken from a stream only for memory that can be written.
 /// Threads: as the view says.
 /// Known holes: when the host loses a page between the check and the copy from a stream, at most a buffer of bytes that
 /// the stream gave is lost with it; the Transfer's status says "fault".

@@ -343,6 +343,42 @@ TEST_F(TransferTest, FailsWithEachSystemCallAndMarksAllThatWasAskedOf) {
     EXPECT_THAT(memory_.take_dirty(1), IsEmpty());
 }
 
+TEST_F(TransferTest, ADirectReadBehindTheEndOfAFileMarksAllThatWasAsked) {
+    TempFolder folder;
+    const std::string path = folder.write("disk", std::string(100, 'x'));
+    const Fd file{::open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC)};
+    if (!file.is_open()) GTEST_SKIP() << "SKIPPED: the file system of temporary files has no O_DIRECT";
+    constexpr std::uint64_t size = 16 * page_size_bytes;
+    TestMap guest;
+    guest.ram(0, size).start_tracking();
+    GuestMemory memory{guest.map()};
+    const Transfer some = read_some_from(memory, GuestAddress{0}, size, FdStream{file, 0});
+    ASSERT_TRUE(some.status) << some.status.error().message();
+    EXPECT_EQ(some.count_done, 100U);
+    EXPECT_EQ(guest.take_dirty(0).size(), size / testing::dirty_page_bytes) << "the disk writes whole blocks";
+}
+
+TEST_F(TransferTest, ADatagramSocketMarksAllThatWasAsked) {
+    // One with a wrong checksum has been copied when the socket says that it has nothing.
+    std::array<int, 2> numbers{};
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, numbers.data()), 0);
+    const Fd near{numbers[0]};
+    const Fd far{numbers[1]};
+    EXPECT_FALSE(read_some_from(view_, GuestAddress{0x1000}, 256, FdStream{near}).status);
+    EXPECT_EQ(memory_.take_dirty(0), (Numbers{0, 1}));
+}
+
+TEST_F(TransferTest, AStreamIsAskedForLittleAtATime) {
+    const Ends ends = socket_pair();
+    constexpr std::uint64_t size = std::uint64_t{1} << 20;
+    TestMap guest;
+    guest.ram(0, size).start_tracking();
+    GuestMemory memory{guest.map()};
+    send_all(ends.far, counted_bytes(1));
+    EXPECT_EQ(read_some_from(memory, GuestAddress{0}, size, FdStream{ends.near}).count_done, 1U);
+    EXPECT_EQ(guest.take_dirty(0).size(), 64 * 1024 / testing::dirty_page_bytes);
+}
+
 TEST_F(TransferTest, ASocketThatHasNothingMarksNothing) {
     const Ends ends = socket_pair();
     set_nonblocking(ends.near);

@@ -53,13 +53,14 @@ bool TranslatedMemory::recall(IoAddress address, Access access) {
 }
 
 AccessResult<void> TranslatedMemory::aim(IoAddress address, Access access, Asking asking) {
-    detail::FoundTranslation found = state_->find(address);
-    if (!found.translation || !allows(found.translation->permissions(), access)) {
-        if (asking == Asking::no) return AccessError{AccessReason::untranslated, access, address.value(), 0};
-        // The Translator may take its time: this handle is in nobody's way meanwhile.
-        reader_.park();
-        found = GM_TRY(state_->ask(address, access));
+    detail::FoundTranslation found;
+    if (asking == Asking::yes) {
+        found = GM_TRY(state_->find_or_ask(address, access, reader_));
         if (!found.translation) return {};
+    } else {
+        found = state_->find(address);
+        if (!found.translation || !allows(found.translation->permissions(), access))
+            return AccessError{AccessReason::untranslated, access, address.value(), 0};
     }
     return place(*found.translation, found.generation, address, access);
 }

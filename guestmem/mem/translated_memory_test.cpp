@@ -4,11 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <limits>
 #include <random>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "guestmem/mem/pointer_guard.hpp"
@@ -442,6 +445,54 @@ TEST(TranslatedMemory, ARegionThatIsRemovedIsAHoleInItsMapping) {
               refused(AccessReason::hole, Access::write, 0));
     EXPECT_EQ(memory->refused_at(refused(AccessReason::hole, Access::write, 0)), GuestAddress{0x8000});
     EXPECT_TRUE(memory->write<std::uint64_t>(IoAddress{0x1000}, 1));
+}
+
+// ---- a change while nothing is known ----
+
+TEST(TranslatedMemory, WhatChangesBetweenAMissAndItsQuestionIsSeen) {
+    // The Translator knows nothing of the switch: only the space can tell that its answer is an old one.
+    TestMap guest;
+    guest.ram(0x1000, 0x1000).ram(0x8000, 0x1000);
+    std::memset(guest.bytes(0).data(), 1, 0x1000);
+    std::memset(guest.bytes(1).data(), 2, 0x1000);
+    TestDevice device{guest.map()};
+    device.table->set(translation(0x1000, 0x1000, 0x8000));
+    const IoAddress at{0x1000};
+    std::atomic<std::uint64_t> begun{0};
+    std::atomic<std::uint64_t> switched{0};
+    std::atomic<std::uint64_t> checked{0};
+    std::atomic<bool> is_over{false};
+    const auto await = [&](const std::atomic<std::uint64_t>& number, std::uint64_t wanted) {
+        while (number.load() < wanted && !is_over.load()) {
+        }
+    };
+    std::uint64_t count_wrong = 0;
+    std::thread queue{[&] {
+        for (std::uint64_t i = 1; !is_over.load(); ++i) {
+            await(begun, i);
+            const bool is_first_good = device.memory->read<std::uint8_t>(at).has_value();
+            await(switched, i);
+            if (is_over.load()) return;
+            const auto after = device.memory->read<std::uint8_t>(at);
+            if (!is_first_good || !after || *after != 1) ++count_wrong;
+            checked = i;
+        }
+    }};
+    const auto end = std::chrono::steady_clock::now() + 500ms;
+    for (std::uint64_t i = 1; std::chrono::steady_clock::now() < end; ++i) {
+        begun = i;
+        // A little later each round, so that the two meet.
+        for (std::uint64_t step = 0; step < i * 13 % 300; ++step)
+            std::atomic_signal_fence(std::memory_order_seq_cst);
+        ASSERT_TRUE(device.space.set_translating(Translating::off, 1s));
+        switched = i;
+        await(checked, i);
+        ASSERT_TRUE(device.space.set_translating(Translating::on, 1s));
+        ASSERT_TRUE(device.space.invalidate_all(1s));
+    }
+    is_over = true;
+    queue.join();
+    EXPECT_EQ(count_wrong, 0U) << "of " << checked.load();
 }
 
 // ---- against a naive model ----

@@ -26,7 +26,8 @@
 /// marks nothing.
 /// Threads: as the view says; the guest's processors may access the same bytes at any time.
 /// Cost: on top of the raw access, the lookup of the view: about 0.5 ns with a last hit.
-/// Known holes: on arm64 read-modify-write operations order as acquire and release at least.
+/// Known holes: on arm64 read-modify-write operations order as acquire and release at least, and an unaligned store
+/// that reaches into a lost page may have stored what is before it.
 
 namespace guestmem {
 

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -86,12 +87,21 @@ Result<FileFacts> file_facts(FdView fd) {
         return Error::from_errno(errno, fmt::format("stat descriptor {}", fd.number()));
     const int flags = checked_call(SysCall::stat, [&] { return ::fcntl(fd.number(), F_GETFL); });
     if (flags < 0) return Error::from_errno(errno, fmt::format("flags of descriptor {}", fd.number()));
+    int type = 0;
+    socklen_t type_bytes = sizeof type;
+    const bool is_socket = S_ISSOCK(status.st_mode);
+    if (is_socket && checked_call(SysCall::getsockopt, [&] {
+                         return ::getsockopt(fd.number(), SOL_SOCKET, SO_TYPE, &type, &type_bytes);
+                     }) < 0)
+        return Error::from_errno(errno, fmt::format("type of socket {}", fd.number()));
     return FileFacts{.size_bytes = static_cast<std::uint64_t>(status.st_size),
                      .allocated_bytes = static_cast<std::uint64_t>(status.st_blocks) * 512,
                      .device = status.st_dev,
                      .inode = status.st_ino,
                      .is_regular = S_ISREG(status.st_mode),
-                     .is_socket = S_ISSOCK(status.st_mode),
+                     .is_socket = is_socket,
+                     .is_stream = S_ISFIFO(status.st_mode) || type == SOCK_STREAM,
+                     .is_direct = (flags & O_DIRECT) != 0,
                      .is_writable = (flags & O_ACCMODE) == O_RDWR};
 }
 

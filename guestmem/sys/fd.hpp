@@ -85,6 +85,8 @@ struct FileFacts {
     std::uint64_t inode = 0;
     bool is_regular = false;
     bool is_socket = false;
+    bool is_stream = false;    ///< a pipe, or a socket of type SOCK_STREAM: bytes without borders
+    bool is_direct = false;    ///< opened with O_DIRECT
     bool is_writable = false;  ///< the open mode of the descriptor, not the file's permissions
 };
 [[nodiscard]] Result<FileFacts> file_facts(FdView fd);

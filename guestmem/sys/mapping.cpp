@@ -7,6 +7,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <limits>
 #include <string>
@@ -39,6 +40,11 @@ Result<std::byte*> map_pages(void* at, std::uint64_t size_bytes, int protection,
     return static_cast<std::byte*>(mapped);
 }
 
+int flags_of(MapSharing sharing, MapReserve reserve, bool is_usual) {
+    const bool is_reserved = reserve == MapReserve::usual ? is_usual : reserve == MapReserve::now;
+    return (sharing == MapSharing::shared ? MAP_SHARED : MAP_PRIVATE) | (is_reserved ? 0 : MAP_NORESERVE);
+}
+
 /// `size` rounded up to a multiple of `unit`, a power of two; 0 when that is more than fits.
 std::uint64_t round_up(std::uint64_t size, std::uint64_t unit) { return (size + unit - 1) & ~(unit - 1); }
 
@@ -51,6 +57,7 @@ struct Mapping::Plan {
     std::uint64_t offset_bytes = 0;
     std::uint64_t guard_bytes = 0;
     std::uint64_t page_bytes = 0;
+    std::uint64_t align_bytes = 0;
     int protection = 0;
     int flags = 0;
     std::string what;
@@ -78,22 +85,25 @@ Result<Mapping> Mapping::map(const Plan& plan) {
         return Error{
             Errc::out_of_range,
             fmt::format("{}: a mapping has 1 to {} bytes and a guard at most as many", plan.what, limit)};
+    if (plan.align_bytes > limit || (plan.align_bytes & (plan.align_bytes - 1)) != 0)
+        return Error{Errc::invalid_argument, fmt::format("{}: alignment {} is not a power of two, at most {}",
+                                                         plan.what, plan.align_bytes, limit)};
+    const std::uint64_t align = std::max(plan.align_bytes, plan.page_bytes);
     const std::uint64_t shown = round_up(plan.size_bytes, plan.page_bytes);
     const std::uint64_t guard = round_up(plan.guard_bytes, plan.page_bytes);
-    if (guard == 0) {
+    if (guard == 0 && align == plan.page_bytes) {
         std::byte* at = GM_TRY(
             map_pages(nullptr, shown, plan.protection, plan.flags, plan.fd, plan.offset_bytes, plan.what));
         return Mapping{std::span{at, plan.size_bytes}, std::span{at, shown}};
     }
     // Room for the whole, nothing accessible; then the bytes take the place of its middle.
-    const std::uint64_t room = guard + shown + guard + (plan.page_bytes - page_bytes());
+    const std::uint64_t room = guard + shown + guard + (align - page_bytes());
     std::byte* reserved =
         GM_TRY(map_pages(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
                          plan.what + ": reserve room for it and its guards"));
     Mapping mapping{{}, std::span{reserved, room}};
-    const std::uint64_t start =
-        round_up(reinterpret_cast<std::uintptr_t>(reserved) + guard, plan.page_bytes) -
-        reinterpret_cast<std::uintptr_t>(reserved);
+    const std::uint64_t start = round_up(reinterpret_cast<std::uintptr_t>(reserved) + guard, align) -
+                                reinterpret_cast<std::uintptr_t>(reserved);
     std::byte* at = GM_TRY(map_pages(reserved + start, shown, plan.protection, plan.flags | MAP_FIXED,
                                      plan.fd, plan.offset_bytes, plan.what));
     mapping.bytes_ = std::span{at, plan.size_bytes};
@@ -123,21 +133,22 @@ Result<Mapping> Mapping::create(FdView fd, const MappingOptions& options) {
               .offset_bytes = options.offset_bytes,
               .guard_bytes = options.guard_bytes,
               .page_bytes = page,
+              .align_bytes = options.align_bytes,
               .protection = options.access == MapAccess::read_only ? PROT_READ : PROT_READ | PROT_WRITE,
-              .flags = options.sharing == MapSharing::shared ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE,
+              .flags = flags_of(options.sharing, options.reserve, options.sharing == MapSharing::shared),
               .what = std::move(what)};
     return map(plan);
 }
 
 Result<Mapping> Mapping::create_anonymous(const AnonymousOptions& options) {
-    const int sharing = options.sharing == MapSharing::shared ? MAP_SHARED : MAP_PRIVATE;
     return map({.fd = -1,
                 .size_bytes = options.size_bytes,
                 .offset_bytes = 0,
                 .guard_bytes = options.guard_bytes,
                 .page_bytes = page_bytes(),
+                .align_bytes = options.align_bytes,
                 .protection = PROT_READ | PROT_WRITE,
-                .flags = sharing | MAP_ANONYMOUS | MAP_NORESERVE,
+                .flags = MAP_ANONYMOUS | flags_of(options.sharing, options.reserve, false),
                 .what = fmt::format("map {} bytes of anonymous memory", options.size_bytes)});
 }
 

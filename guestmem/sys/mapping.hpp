@@ -18,7 +18,7 @@
 /// when the caller says so. Whole pages are mapped, the bytes asked for are shown: those between the last one and
 /// the end of its page are there, and behind them begins the guard.
 /// Threads: the object one at a time; the bytes any, with the usual rules for memory that others write.
-/// Limits: private memory is not reserved (MAP_NORESERVE): a shortage shows when it is written.
+/// Limits: private memory is not reserved (MAP_NORESERVE) unless it is asked for: a shortage shows when it is written.
 /// Example:
 ///     const Mapping ram = GM_TRY(Mapping::create_anonymous({.size_bytes = 64 << 20, .guard_bytes = 4096}));
 /// Known holes: a file that can shrink under the mapping raises SIGBUS: map only sealed memory that comes from
@@ -32,19 +32,27 @@ enum class MapAccess : std::uint8_t { read_only, read_write };
 /// Whether others see what is written here.
 enum class MapSharing : std::uint8_t { shared, private_copy };
 
+/// Whether the kernel counts the memory when it is mapped, and refuses what it cannot give, or when it is written.
+/// usual: shared files now, all else later.
+enum class MapReserve : std::uint8_t { usual, now, later };
+
 struct MappingOptions {
     std::uint64_t size_bytes = 0;
     std::uint64_t offset_bytes = 0;  ///< where in the file; a multiple of the page size
     MapAccess access = MapAccess::read_write;
     MapSharing sharing = MapSharing::shared;
     std::uint64_t guard_bytes = 0;  ///< on each side; rounded up to pages
-    bool may_exceed_file = false;   ///< pages past the file's end raise SIGBUS until the file grows
+    std::uint64_t align_bytes = 0;  ///< of the first byte's address; a power of two, or 0: as pages are
+    MapReserve reserve = MapReserve::usual;
+    bool may_exceed_file = false;  ///< pages past the file's end raise SIGBUS until the file grows
 };
 
 struct AnonymousOptions {
     std::uint64_t size_bytes = 0;
     std::uint64_t guard_bytes = 0;
     MapSharing sharing = MapSharing::private_copy;  ///< shared: with the children of a fork
+    std::uint64_t align_bytes = 0;                  ///< as MappingOptions
+    MapReserve reserve = MapReserve::usual;
 };
 
 class Mapping {

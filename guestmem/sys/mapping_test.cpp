@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guestmem/sys/mapping.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -15,6 +16,7 @@
 #include <thread>
 #include <type_traits>
 
+#include "guestmem/base/sizes.hpp"
 #include "guestmem/sys/fault_guard.hpp"
 #include "guestmem/sys/guarded.hpp"
 #include "guestmem/sys/memfd.hpp"
@@ -287,6 +289,52 @@ TEST(Mapping, WhateverFailsNothingIsLeftOfGuards) {
                   look),
               2U);
     EXPECT_EQ(for_each_fault([&] { return Mapping::create_anonymous({.size_bytes = 5000}); }, look), 1U);
+}
+
+TEST(Mapping, BeginsAtAnAddressOfItsAlignment) {
+    constexpr std::uint64_t page = page_size_bytes;
+    const Fd file = create_sealed_memory({.name = "aligned", .size_bytes = 3 * page}).value();
+    for (const std::uint64_t align :
+         {std::uint64_t{0}, page, 2 * page, std::uint64_t{1} << 21, std::uint64_t{1} << 30}) {
+        for (const std::uint64_t guard : {std::uint64_t{0}, page}) {
+            const auto shown =
+                Mapping::create(file, {.size_bytes = 3 * page, .guard_bytes = guard, .align_bytes = align});
+            ASSERT_TRUE(shown) << shown.error().message();
+            const auto address = reinterpret_cast<std::uintptr_t>(shown->bytes().data());
+            EXPECT_EQ(address % std::max(align, page), 0U) << align;
+            const auto zeros =
+                Mapping::create_anonymous({.size_bytes = page, .guard_bytes = guard, .align_bytes = align});
+            ASSERT_TRUE(zeros);
+            EXPECT_EQ(reinterpret_cast<std::uintptr_t>(zeros->bytes().data()) % std::max(align, page), 0U);
+        }
+    }
+    for (const std::uint64_t align : {std::uint64_t{3}, page + 1, std::uint64_t{1} << 60}) {
+        const auto refused = Mapping::create_anonymous({.size_bytes = page, .align_bytes = align});
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code(), Errc::invalid_argument) << align;
+    }
+}
+
+TEST(Mapping, IsCountedByTheKernelWhenAsked) {
+    // "nr" in VmFlags: not reserved.
+    constexpr std::uint64_t page = page_size_bytes;
+    const auto flags_of = [](const Mapping& mapping) {
+        std::ifstream maps{"/proc/self/smaps"};
+        const std::string start =
+            fmt::format("{:x}-", reinterpret_cast<std::uintptr_t>(mapping.bytes().data()));
+        bool is_here = false;
+        for (std::string line; std::getline(maps, line);) {
+            if (line.starts_with(start)) is_here = true;
+            if (is_here && line.starts_with("VmFlags:")) return line + " ";
+        }
+        return std::string{"none"};
+    };
+    const std::uint64_t size = 16 * page;
+    const auto now =
+        Mapping::create_anonymous({.size_bytes = size, .guard_bytes = page, .reserve = MapReserve::now});
+    const auto later = Mapping::create_anonymous({.size_bytes = size, .guard_bytes = page});
+    EXPECT_EQ(flags_of(*now).find(" nr "), std::string::npos);
+    EXPECT_NE(flags_of(*later).find(" nr "), std::string::npos);
 }
 
 TEST(Mapping, OfHugePagesIsAlignedAndGoesWhole) {

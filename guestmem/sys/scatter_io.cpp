@@ -2,6 +2,7 @@
 #include "guestmem/sys/scatter_io.hpp"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -97,14 +98,25 @@ private:
     bool was_pending_ = false;
 };
 
-/// Calls `write` without the signal that the kernel raises when it fails with `os_error`. After any other outcome no
+/// Calls `write` without the signal that the kernel has raised when `was_raised(done)`. After any other outcome no
 /// signal is taken: one that arrived meanwhile was sent by somebody to the process.
-template <typename Write>
-ssize_t without_signal(int signal, int os_error, Write&& write) {
+template <typename Write, typename WasRaised>
+ssize_t without_signal(int signal, Write&& write, WasRaised&& was_raised) {
     const SignalHeld held{signal};
     const ssize_t done = write();
-    if (done < 0 && errno == os_error) held.take_raised();
+    if (was_raised(done)) held.take_raised();
     return done;
+}
+
+/// Whether a write to a pipe has raised SIGPIPE: when it failed, and when its reader went while it was under way, which
+/// leaves it short and raises the signal all the same.
+bool raised_pipe_signal(FdView fd, ssize_t done, std::span<const iovec> vectors) {
+    if (done < 0) return errno == EPIPE;
+    std::size_t wanted = 0;
+    for (const iovec& vector : vectors) wanted += vector.iov_len;
+    if (static_cast<std::size_t>(done) == wanted) return false;
+    pollfd asked{.fd = fd.number(), .events = 0, .revents = 0};
+    return ::poll(&asked, 1, 0) == 1 && (asked.revents & POLLERR) != 0;
 }
 
 /// Calls `write`, which writes to what may be a file. Where the process may not write files of any size, the kernel
@@ -113,7 +125,7 @@ template <typename Write>
 ssize_t write_file(Write&& write) {
     rlimit limit{};
     if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY) return write();
-    return without_signal(SIGXFSZ, EFBIG, write);
+    return without_signal(SIGXFSZ, write, [](ssize_t done) { return done < 0 && errno == EFBIG; });
 }
 
 /// writev(2) that raises no signal. What raises one is asked for by its kind: sockets have a flag against SIGPIPE,
@@ -123,7 +135,8 @@ ssize_t write_quietly(FdView fd, std::span<const iovec> vectors) {
     if (checked_call(SysCall::stat, [&] { return ::fstat(fd.number(), &facts); }) < 0) return -1;
     if (S_ISSOCK(facts.st_mode)) return send_vectors(fd, vectors);
     const auto write = [&] { return write_vectors(fd, vectors); };
-    if (S_ISFIFO(facts.st_mode)) return without_signal(SIGPIPE, EPIPE, write);
+    const auto was_raised = [&](ssize_t done) { return raised_pipe_signal(fd, done, vectors); };
+    if (S_ISFIFO(facts.st_mode)) return without_signal(SIGPIPE, write, was_raised);
     return S_ISREG(facts.st_mode) ? write_file(write) : write();
 }
 

@@ -192,6 +192,27 @@ TEST(ScatterIo, ASignalThatWaitsForOthersIsLeftToThem) {
 
 std::atomic<int> count_pipe_signals{0};
 
+TEST(ScatterIo, AReaderThatGoesWhileAPipeIsWrittenRaisesNoSignal) {
+    struct sigaction counting{};
+    struct sigaction before{};
+    counting.sa_handler = [](int) { ++count_pipe_signals; };
+    ASSERT_EQ(::sigaction(SIGPIPE, &counting, &before), 0);
+    count_pipe_signals = 0;
+    Pair pipe = make_pipe();
+    const int room = ::fcntl(pipe.writer.view().number(), F_GETPIPE_SZ);
+    std::thread writer{[&] {
+        const Pieces pieces{{std::string(static_cast<std::size_t>(room) + 1, 'x')}};
+        const auto written = write_scattered(pipe.writer, pieces.slices());
+        EXPECT_TRUE(written && *written == static_cast<std::size_t>(room)) << "what fitted was written";
+    }};
+    for (int waiting = 0; waiting < room; std::this_thread::yield())
+        ASSERT_EQ(::ioctl(pipe.reader.view().number(), FIONREAD, &waiting), 0);
+    pipe.reader.reset();
+    writer.join();
+    EXPECT_EQ(count_pipe_signals, 0);
+    ASSERT_EQ(::sigaction(SIGPIPE, &before, nullptr), 0);
+}
+
 TEST(ScatterIo, ASignalThatIsSentToTheProcessMeanwhileArrivesAfterwards) {
     struct sigaction counting{};
     struct sigaction before{};
