@@ -26,7 +26,9 @@ constexpr std::array<CallFacts, static_cast<std::size_t>(SysCall::count)> facts{
     {"recvmsg", ECONNRESET},  {"setsockopt", ENOMEM}, {"getsockopt", ENOBUFS}, {"ioctl", EINVAL},
     {"poll", ENOMEM},         {"dup", EMFILE},        {"flock", ENOLCK},       {"rename", EXDEV},
     {"event_loop", ENOMEM},   {"aio", EAGAIN},        {"membarrier", ENOMEM},  {"readv", EIO},
-    {"writev", EIO},          {"sigaction", EINVAL},  {"sigmask", EINVAL},
+    {"writev", EIO},          {"sigaction", EINVAL},  {"sigmask", EINVAL},     {"access", EIO},
+    {"unlink", EPERM},        {"madvise", ENOMEM},    {"mbind", EIO},          {"get_mempolicy", EFAULT},
+    {"getrlimit", EINVAL},
 }};
 
 }  // namespace

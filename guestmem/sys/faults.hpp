@@ -60,6 +60,12 @@ enum class SysCall : std::uint8_t {
     writev,
     sigaction,
     sigmask,
+    access,
+    unlink,
+    madvise,
+    mbind,
+    get_mempolicy,
+    getrlimit,
     count,
 };
 

@@ -27,6 +27,10 @@ struct SealedMemoryOptions {
 
 [[nodiscard]] Result<Fd> create_sealed_memory(const SealedMemoryOptions& options);
 
+/// The same without pages, which come when they are touched; sealed or not.
+enum class Sealing : std::uint8_t { none, size };
+[[nodiscard]] Result<Fd> create_sparse_memory(const SealedMemoryOptions& options, Sealing sealing);
+
 /// The seals of a memfd by name ("shrink", "grow", "seal", "write", "future_write"); empty for a file that
 /// cannot be sealed.
 [[nodiscard]] Result<std::vector<std::string>> seals_of(FdView fd);
