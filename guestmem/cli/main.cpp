@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "guestmem/base/diagnostic.hpp"
+#include "guestmem/cli/backend_commands.hpp"
+#include "guestmem/cli/exit_codes.hpp"
 #include "guestmem/cli/share_commands.hpp"
-#include "guestmem/cli/share_options.hpp"
 #include "guestmem/sys/host.hpp"
 
 namespace guestmem::cli {
@@ -22,7 +23,7 @@ struct Row {
     Action (*describe)(CLI::App&);
 };
 
-constexpr std::array<Row, 9> table{{
+constexpr std::array<Row, 10> table{{
     {"share", "serve", "Give named memory and doorbells to VMs", &describe_share_serve},
     {"share", "list", "List the shares of the service", &describe_share_list},
     {"share", "stat", "Show one share: who is there, kicks pending, memory", &describe_share_stat},
@@ -32,10 +33,20 @@ constexpr std::array<Row, 9> table{{
     {"share", "send", "Write a message and ring", &describe_share_send},
     {"share", "wait", "Wait for a kick", &describe_share_wait},
     {"share", "client", "A prompt on a share, with the stock client's commands", &describe_share_client},
+    {"backend", "explain", "Say what memory backends would do, and what is wrong with them",
+     &describe_backend_explain},
 }};
 
-constexpr std::array<std::pair<const char*, const char*>, 1> groups{{
-    {"share", "Memory between VMs: serve it, look at it, use it from the host"},
+struct Group {
+    const char* name;
+    const char* summary;
+    const char* example;
+};
+
+constexpr std::array<Group, 2> groups{{
+    {"share", "Memory between VMs: serve it, look at it, use it from the host",
+     "guestmem share serve --help"},
+    {"backend", "Where guest memory comes from, in QEMU's words", "guestmem backend explain --help"},
 }};
 
 /// Says which word is unknown and what is there; 0 when the words name a command, or an option comes first.
@@ -53,7 +64,7 @@ int complain_about_words(std::span<char*> words) {
     const auto word = [&](std::size_t at) { return std::string_view{words.size() > at ? words[at] : ""}; };
     if (word(1).starts_with('-')) return exit_ok;
     std::vector<std::string_view> known;
-    for (const auto& [name, summary] : groups) known.emplace_back(name);
+    for (const Group& group : groups) known.emplace_back(group.name);
     if (std::ranges::count(known, word(1)) == 0) return complain(word(1), known);
     if (word(2).starts_with('-')) return exit_ok;
     known.clear();
@@ -76,12 +87,12 @@ int run(int count, char** words) {
     });
 
     Action chosen;
-    for (const auto& [group_name, group_summary] : groups) {
-        CLI::App* const group = app.add_subcommand(group_name, group_summary);
+    for (const Group& row_of_group : groups) {
+        CLI::App* const group = app.add_subcommand(row_of_group.name, row_of_group.summary);
         group->require_subcommand(1);
-        group->footer("Example: guestmem share serve --help");
+        group->footer(std::string{"Example: "} + row_of_group.example);
         for (const Row& row : table) {
-            if (std::string_view{row.group} != group_name) continue;
+            if (std::string_view{row.group} != row_of_group.name) continue;
             CLI::App* const command = group->add_subcommand(row.name, row.summary);
             command->callback([&chosen, action = row.describe(*command)] { chosen = action; });
         }

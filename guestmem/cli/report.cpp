@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "guestmem/cli/share_options.hpp"
+#include "guestmem/cli/exit_codes.hpp"
 
 namespace guestmem::cli {
 

@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <functional>
+#include "guestmem/cli/action.hpp"
 
 /// The words of each `guestmem share` subcommand: declares its options on a parser and gives what runs it.
 ///
 /// Contract: the returned function reads the options that the parser filled in; call it after parsing.
 /// Threads: one at a time.
 
-namespace CLI {
-class App;
-}
-
 namespace guestmem::cli {
-
-using Action = std::function<int()>;
 
 Action describe_share_serve(CLI::App& app);
 Action describe_share_list(CLI::App& app);

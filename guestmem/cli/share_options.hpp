@@ -5,18 +5,14 @@
 #include <optional>
 #include <string>
 
+#include "guestmem/cli/exit_codes.hpp"
+
 /// What the words of `guestmem share ...` say, as plain values: share_commands.cpp fills them in, one file per
 /// subcommand acts on them.
 ///
 /// Threads: any; plain values.
 
 namespace guestmem::cli {
-
-/// Exit codes, the same for every subcommand. docs/guide/share.md lists them.
-inline constexpr int exit_ok = 0;
-inline constexpr int exit_failed = 1;
-inline constexpr int exit_usage = 2;
-inline constexpr int exit_timeout = 3;
 
 struct ServeOptions {
     std::string config;

@@ -10,8 +10,11 @@ namespace guestmem {
 Result<std::shared_ptr<const HostMemory>> HostMemory::create_anonymous(
     const AnonymousMemoryOptions& options) {
     const std::shared_ptr<HostMemory> memory{new HostMemory};
-    memory->mapping_ = GM_TRY(Mapping::create_anonymous(
-        {.size_bytes = options.size_bytes, .guard_bytes = options.guard_bytes, .sharing = options.sharing}));
+    memory->mapping_ = GM_TRY(Mapping::create_anonymous({.size_bytes = options.size_bytes,
+                                                         .guard_bytes = options.guard_bytes,
+                                                         .sharing = options.sharing,
+                                                         .align_bytes = options.align_bytes,
+                                                         .reserve = options.reserve}));
     memory->bytes_ = memory->mapping_.bytes();
     memory->sharing_ = options.sharing;
     return std::shared_ptr<const HostMemory>{memory};
@@ -24,7 +27,10 @@ Result<std::shared_ptr<const HostMemory>> HostMemory::create_from_file(Fd file,
                                                      .offset_bytes = options.offset_bytes,
                                                      .access = options.access,
                                                      .sharing = options.sharing,
-                                                     .guard_bytes = options.guard_bytes}));
+                                                     .guard_bytes = options.guard_bytes,
+                                                     .align_bytes = options.align_bytes,
+                                                     .reserve = options.reserve,
+                                                     .may_exceed_file = options.may_exceed_file}));
     memory->bytes_ = memory->mapping_.bytes();
     memory->file_ = std::move(file);
     memory->file_offset_bytes_ = options.offset_bytes;

@@ -35,6 +35,8 @@ struct AnonymousMemoryOptions {
     std::uint64_t size_bytes = 0;
     std::uint64_t guard_bytes = page_size_bytes;
     MapSharing sharing = MapSharing::private_copy;
+    std::uint64_t align_bytes = 0;  ///< as MappingOptions
+    MapReserve reserve = MapReserve::usual;
 };
 
 struct FileMemoryOptions {
@@ -43,6 +45,9 @@ struct FileMemoryOptions {
     std::uint64_t guard_bytes = page_size_bytes;
     MapAccess access = MapAccess::read_write;
     MapSharing sharing = MapSharing::shared;
+    std::uint64_t align_bytes = 0;
+    MapReserve reserve = MapReserve::usual;
+    bool may_exceed_file = false;
 };
 
 class HostMemory {

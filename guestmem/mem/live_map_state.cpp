@@ -51,12 +51,15 @@ bool LiveMapState::collect(Leaving& leaving) {
     for (const ReaderSlot* slot : slots) held.push_back(slot->held.load(std::memory_order_acquire));
     std::ranges::sort(held);
     const auto is_held = [&](const Retired& old) { return std::ranges::binary_search(held, old.generation); };
-    const auto gone = std::stable_partition(retired.begin(), retired.end(), is_held);
+    const auto gone = std::partition(retired.begin(), retired.end(), is_held);
     // What may fail for want of memory comes first: nothing has left until then.
     const auto count = static_cast<std::size_t>(retired.end() - gone);
     leaving.maps_.reserve(leaving.maps_.size() + count);
     in_flight.reserve(in_flight.size() + count);
-    for (auto old = gone; old != retired.end(); ++old) released.try_emplace(old->map, old->generation);
+    for (auto old = gone; old != retired.end(); ++old) {
+        const auto [entry, is_new] = released.try_emplace(old->map, old->generation);
+        if (!is_new) entry->second = std::min(entry->second, old->generation);
+    }
     for (auto old = gone; old != retired.end(); ++old) {
         in_flight.push_back({&leaving, std::this_thread::get_id(), old->generation, old->map});
         leaving.maps_.push_back(std::move(old->map));

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/mem/backends/backend.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "guestmem/mem/backends/prealloc.hpp"
+#include "guestmem/sys/file_system.hpp"
+#include "guestmem/sys/memfd.hpp"
+#include "guestmem/sys/memory_advice.hpp"
+
+namespace guestmem {
+
+namespace {
+
+/// Transparent huge pages have this size on x86-64 and arm64.
+constexpr std::uint64_t thp_bytes = std::uint64_t{2} << 20;
+
+/// An object that was opened or made, with what has to be undone when a later step fails.
+class Opened {
+public:
+    explicit Opened(Fd fd) : fd_(std::move(fd)) {}
+    Opened(Opened&& other) noexcept
+        : fd_(std::move(other.fd_)),
+          made_(std::exchange(other.made_, {})),
+          grown_(std::exchange(other.grown_, Fd{})) {}
+    Opened& operator=(Opened&&) = delete;
+    Opened(const Opened&) = delete;
+    Opened& operator=(const Opened&) = delete;
+    ~Opened() {
+        // What cannot be undone stays; the error that led here is the one to tell.
+        if (!made_.empty()) static_cast<void>(remove_file(made_));
+        if (grown_.is_open()) static_cast<void>(resize_file(grown_, 0));
+    }
+
+    void undo_by_removing(std::string path) { made_ = std::move(path); }
+    void undo_by_emptying(Fd file) { grown_ = std::move(file); }
+    void keep() {
+        made_.clear();
+        grown_.reset();
+    }
+    [[nodiscard]] const Fd& fd() const { return fd_; }
+    [[nodiscard]] Fd take() { return std::move(fd_); }
+
+private:
+    Fd fd_;
+    std::string made_;
+    Fd grown_;
+};
+
+/// The file that the plan has seen: its name may lead elsewhere by now, and one that was empty may have content.
+Result<Fd> open_planned_file(const BackendPlan& plan) {
+    const std::string& path = plan.options.mem_path;
+    Fd file = GM_TRY(open_file(path, plan.mode.file));
+    const FileFacts facts = GM_TRY_CONTEXT(file_facts(file), path);
+    if (facts.device != plan.file.path.device || facts.inode != plan.file.path.inode)
+        return Error{
+            Errc::unavailable,
+            fmt::format("{}: another file took this name while the backend was planned; try again", path)};
+    if (plan.effect == FileEffect::grown && facts.size_bytes != 0)
+        return Error{Errc::unavailable,
+                     fmt::format("{}: it was empty when the backend was planned, and has {} bytes; try again",
+                                 path, facts.size_bytes)};
+    return file;
+}
+
+Result<Opened> open_file_backend(const BackendPlan& plan) {
+    const BackendOptions& options = plan.options;
+    const std::uint64_t needed = options.offset_bytes + plan.mapped_bytes;
+    switch (plan.effect) {
+        case FileEffect::none: return Opened{GM_TRY(open_planned_file(plan))};
+        case FileEffect::temporary: {
+            Opened opened{GM_TRY(create_unlinked_file(options.mem_path, "guestmem-" + options.id))};
+            GM_TRY(resize_file(opened.fd(), needed));
+            return opened;
+        }
+        case FileEffect::created: {
+            Opened opened{GM_TRY(create_file(options.mem_path, 0644))};
+            opened.undo_by_removing(options.mem_path);
+            GM_TRY(resize_file(opened.fd(), needed));
+            return opened;
+        }
+        case FileEffect::grown: {
+            Opened opened{GM_TRY(open_planned_file(plan))};
+            opened.undo_by_emptying(GM_TRY(opened.fd().duplicate()));
+            GM_TRY(resize_file(opened.fd(), needed));
+            return opened;
+        }
+    }
+    return Error{Errc::unsupported, "an unknown effect on the file"};
+}
+
+/// The table of kinds: what each opens. Private RAM opens nothing.
+Result<Opened> open_backend(const BackendPlan& plan) {
+    const BackendOptions& options = plan.options;
+    const SealedMemoryOptions object{.name = options.id,
+                                     .size_bytes = plan.mapped_bytes,
+                                     .huge_page_bytes = plan.is_huge ? plan.page_bytes : 0};
+    switch (options.kind) {
+        case BackendKind::ram: return Opened{GM_TRY(create_sparse_memory(object, Sealing::size))};
+        case BackendKind::memfd:
+            return Opened{
+                GM_TRY(create_sparse_memory(object, options.is_sealed ? Sealing::size : Sealing::none))};
+        case BackendKind::shm: {
+            Opened opened{GM_TRY(create_shm(options.id))};
+            GM_TRY(resize_file(opened.fd(), plan.mapped_bytes));
+            return opened;
+        }
+        case BackendKind::file: return open_file_backend(plan);
+        case BackendKind::physical: return Opened{GM_TRY(open_planned_file(plan))};
+    }
+    return Error{Errc::unsupported, "an unknown kind of backend"};
+}
+
+/// A device says no size: how far it reaches shows when it is mapped.
+bool is_device(const BackendPlan& plan) {
+    const FileKind kind = plan.file.path.kind;
+    return kind == FileKind::character_device || kind == FileKind::block_device;
+}
+
+bool is_anonymous(const BackendPlan& plan) {
+    return plan.options.kind == BackendKind::ram && plan.mode.sharing == MapSharing::private_copy;
+}
+
+Result<std::shared_ptr<const HostMemory>> map_backend(const BackendPlan& plan, Fd fd) {
+    const BackendOptions& options = plan.options;
+    const MapReserve reserve = options.is_reserved ? MapReserve::now : MapReserve::later;
+    const bool suits_thp = plan.mapped_bytes >= thp_bytes && !plan.is_huge;
+    const std::uint64_t align = std::max(options.align_bytes, suits_thp ? thp_bytes : plan.page_bytes);
+    if (is_anonymous(plan))
+        return HostMemory::create_anonymous(
+            {.size_bytes = plan.mapped_bytes, .align_bytes = align, .reserve = reserve});
+    return HostMemory::create_from_file(std::move(fd), {.size_bytes = plan.mapped_bytes,
+                                                        .offset_bytes = options.offset_bytes,
+                                                        .access = plan.mode.access,
+                                                        .sharing = plan.mode.sharing,
+                                                        .align_bytes = align,
+                                                        .reserve = reserve,
+                                                        .may_exceed_file = is_device(plan)});
+}
+
+/// What QEMU asks of the kernel, in its order: huge pages, no copies for children, merging, dumps, nodes, pages.
+Result<void> prepare_bytes(const BackendPlan& plan, std::span<std::byte> bytes) {
+    const BackendOptions& options = plan.options;
+    if (options.kind == BackendKind::physical) return {};
+    // Wishes: a kernel that lacks one of these is as good.
+    if (!plan.is_huge) static_cast<void>(advise(bytes, Advice::huge_pages));
+    GM_TRY(advise(bytes, Advice::dont_fork));
+    if (options.is_mergeable && !plan.is_huge) static_cast<void>(advise(bytes, Advice::mergeable));
+    if (!options.is_dumped) GM_TRY(advise(bytes, Advice::dont_dump));
+    if (options.policy != HostPolicy::standard)
+        GM_TRY(bind_memory(bytes, options.policy, options.host_nodes));
+    if (options.is_prealloc) GM_TRY(preallocate(bytes, plan.page_bytes, options.prealloc_threads));
+    return {};
+}
+
+}  // namespace
+
+Error refusal_of(const BackendPlan& plan) {
+    std::string text;
+    for (const Problem& problem : plan.problems.all()) {
+        if (problem.severity != Severity::refusal) continue;
+        text += fmt::format("{}{}", text.empty() ? "" : "; ", problem.message);
+        if (!problem.advice.empty()) text += fmt::format(" ({})", problem.advice);
+    }
+    return Error{Errc::invalid_argument, fmt::format("backend '{}': {}", plan.options.id, text)};
+}
+
+Result<std::shared_ptr<const Backend>> Backend::create(const BackendOptions& options) {
+    const std::string context = fmt::format("backend '{}'", options.id);
+    const MachineFacts machine = GM_TRY_CONTEXT(ask_machine(), context);
+    return create(plan_backend(options, machine, GM_TRY_CONTEXT(ask_file(options), context)));
+}
+
+Result<std::shared_ptr<const Backend>> Backend::create(const BackendPlan& plan) {
+    if (plan.problems.has_refusal()) return refusal_of(plan);
+    const std::string context = fmt::format("backend '{}'", plan.options.id);
+    Opened opened = is_anonymous(plan) ? Opened{Fd{}} : GM_TRY_CONTEXT(open_backend(plan), context);
+    std::shared_ptr<Backend> backend{new Backend};
+    backend->options_ = plan.options;
+    backend->mode_ = plan.mode;
+    backend->page_bytes_ = plan.page_bytes;
+    backend->has_name_ = plan.options.kind == BackendKind::file && plan.effect != FileEffect::temporary;
+    backend->has_size_ = !is_device(plan);
+    backend->memory_ = GM_TRY_CONTEXT(map_backend(plan, opened.take()), context);
+    GM_TRY_CONTEXT(prepare_bytes(plan, backend->memory_->bytes()), context);
+    opened.keep();
+    return std::shared_ptr<const Backend>{std::move(backend)};
+}
+
+Result<std::shared_ptr<const Region>> Backend::make_region(GuestAddress base) const {
+    return Region::create({.name = options_.id, .base = base, .kind = mode_.kind, .memory = memory_});
+}
+
+Result<BackendHealth> Backend::health() const {
+    if (has_size_) {
+        auto whole = memory_->check_whole();
+        if (!whole && whole.error().code() == Errc::corrupt) return BackendHealth::cut_short;
+        if (!whole) return std::move(whole).error();
+    }
+    const auto file = memory_->file();
+    if (!has_name_ || !file) return BackendHealth::good;
+    const PathFacts named = GM_TRY(path_facts(options_.mem_path));
+    const FileFacts mapped = GM_TRY(file_facts(file->fd));
+    const bool is_same = named.exists && named.device == mapped.device && named.inode == mapped.inode;
+    return is_same ? BackendHealth::good : BackendHealth::replaced;
+}
+
+}  // namespace guestmem

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "guestmem/base/result.hpp"
+
+/// Gives every page of a backend its memory before the guest touches it.
+///
+/// Contract: no byte changes. Ordinary memory is taken prealloc_chunk_bytes at a time, and before each of them the
+/// memory that is left is asked for, since the kernel ends processes where it has promised too much: then this is an
+/// error (exhausted), and the caller lets the mapping go. A page that cannot be had (a full file system, no huge page)
+/// is an error (exhausted), and no SIGBUS. On kernels before 5.14, which cannot populate, pages are touched where the
+/// fault guard is installed; elsewhere that is an error (unsupported).
+/// Threads: makes some of its own: as many as asked for, or as there are processors, at most max_prealloc_threads, and
+/// one for each 64 MiB at most; fewer where the system gives fewer.
+/// Known holes: what was taken of a file that was there before stays in the file.
+
+namespace guestmem {
+
+inline constexpr std::uint64_t max_prealloc_threads = 16;
+inline constexpr std::uint64_t prealloc_chunk_bytes = std::uint64_t{256} << 20;
+
+[[nodiscard]] Result<void> preallocate(std::span<std::byte> bytes, std::uint64_t page_bytes,
+                                       std::uint64_t count_threads);
+
+}  // namespace guestmem
