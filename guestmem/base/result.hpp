@@ -22,8 +22,8 @@
 ///         Fd fd = GM_TRY(open_file(path, OpenMode::read));
 ///         return fd;
 ///     }
-/// Known holes: GM_TRY is a GNU statement expression (g++ and clang); it cannot stand in a constant
-/// expression, nor in a default argument.
+/// Known holes: GM_TRY is a GNU statement expression: not for constant expressions, nor for default arguments. In a
+/// braced list it comes first, or behind plain numbers: g++ 12 does not destroy the members before it.
 
 namespace guestmem {
 

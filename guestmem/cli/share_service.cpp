@@ -65,7 +65,8 @@ Result<share::Client> ShareService::attach(const std::string& name) {
 
 Result<share::RingReply> ShareService::ring(const std::string& name, const std::string& peer,
                                             std::uint32_t vector) {
-    const share::RingCall ring{.share = name, .peer = GM_TRY(parse_peer(peer)), .vector = vector};
+    const auto id = GM_TRY(parse_peer(peer));
+    const share::RingCall ring{.share = name, .peer = id, .vector = vector};
     const std::string result = GM_TRY(call("share.ring", to_json(ring)));
     return share::parse_ring_reply(result);
 }

@@ -147,9 +147,10 @@ Result<ShareStatus> parse_share_status(std::string_view result) {
     }
     for (const json& entry : *GM_TRY(list_of(object, "sockets"))) {
         if (!entry.is_object()) return wrong("sockets", "a list of objects");
-        status.doors.push_back({.path = GM_TRY(text_of(entry, "path")),
-                                .vm = GM_TRY(text_of(entry, "vm")),
-                                .slots = GM_TRY(numbers_of<std::uint32_t>(entry, "slots"))});
+        auto& door = status.doors.emplace_back();
+        door.path = GM_TRY(text_of(entry, "path"));
+        door.vm = GM_TRY(text_of(entry, "vm"));
+        door.slots = GM_TRY(numbers_of<std::uint32_t>(entry, "slots"));
     }
     for (const json& entry : *GM_TRY(list_of(object, "peers"))) {
         if (!entry.is_object()) return wrong("peers", "a list of objects");

@@ -58,10 +58,12 @@ std::size_t count_refusals(const BackendPlan& plan) {
 }  // namespace
 
 Result<MachineFacts> ask_machine() {
-    return MachineFacts{.limits = GM_TRY(memory_limits()),
-                        .huge_pages = GM_TRY(huge_page_pools()),
-                        .default_huge_page_bytes = default_huge_page_bytes().value_or(0),
-                        .nodes = GM_TRY(numa_nodes())};
+    MachineFacts facts;
+    facts.limits = GM_TRY(memory_limits());
+    facts.huge_pages = GM_TRY(huge_page_pools());
+    facts.default_huge_page_bytes = default_huge_page_bytes().value_or(0);
+    facts.nodes = GM_TRY(numa_nodes());
+    return facts;
 }
 
 Result<FileFactsBefore> ask_file(const BackendOptions& options) {
