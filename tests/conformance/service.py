@@ -188,9 +188,17 @@ class Service:
                 if os.readlink(f"{folder}/{name}").startswith("/memfd:")]
 
     def settled_descriptor_count(self, wanted, timeout=5.0):
-        """The count as soon as it is the wanted one, else what it is at the deadline."""
-        wait_until(lambda: self.descriptor_count() == wanted, timeout)
-        return self.descriptor_count()
+        """The wanted count when it is that and stays so, else what it is at the deadline.
+
+        It is also that before the service has seen what was sent to it.
+        """
+        def is_settled():
+            if self.descriptor_count() != wanted:
+                return False
+            time.sleep(0.1)
+            return self.descriptor_count() == wanted
+
+        return wanted if wait_until(is_settled, timeout) else self.descriptor_count()
 
     def cpu_seconds(self):
         with open(f"/proc/{self.pid}/stat", encoding="ascii") as file:
