@@ -65,13 +65,16 @@ Result<Fd> open_planned_file(const BackendPlan& plan) {
     return file;
 }
 
+/// What /proc/PID/maps shows of a memory object: the kernel takes names of fewer than 250 bytes, an id may have more.
+std::string shown_name(const BackendOptions& options) { return options.id.substr(0, 100); }
+
 Result<Opened> open_file_backend(const BackendPlan& plan) {
     const BackendOptions& options = plan.options;
     const std::uint64_t needed = options.offset_bytes + plan.mapped_bytes;
     switch (plan.effect) {
         case FileEffect::none: return Opened{GM_TRY(open_planned_file(plan))};
         case FileEffect::temporary: {
-            Opened opened{GM_TRY(create_unlinked_file(options.mem_path, "guestmem-" + options.id))};
+            Opened opened{GM_TRY(create_unlinked_file(options.mem_path, "guestmem-" + shown_name(options)))};
             GM_TRY(resize_file(opened.fd(), needed));
             return opened;
         }
@@ -94,7 +97,7 @@ Result<Opened> open_file_backend(const BackendPlan& plan) {
 /// The table of kinds: what each opens. Private RAM opens nothing.
 Result<Opened> open_backend(const BackendPlan& plan) {
     const BackendOptions& options = plan.options;
-    const SealedMemoryOptions object{.name = options.id,
+    const SealedMemoryOptions object{.name = shown_name(options),
                                      .size_bytes = plan.mapped_bytes,
                                      .huge_page_bytes = plan.is_huge ? plan.page_bytes : 0};
     switch (options.kind) {
@@ -103,7 +106,7 @@ Result<Opened> open_backend(const BackendPlan& plan) {
             return Opened{
                 GM_TRY(create_sparse_memory(object, options.is_sealed ? Sealing::size : Sealing::none))};
         case BackendKind::shm: {
-            Opened opened{GM_TRY(create_shm(options.id))};
+            Opened opened{GM_TRY(create_shm(shown_name(options)))};
             GM_TRY(resize_file(opened.fd(), plan.mapped_bytes));
             return opened;
         }

@@ -578,5 +578,13 @@ TEST(Backend, IsBoundToItsNode) {
     EXPECT_THAT(backend.error().message(), HasSubstr("backend 'a': bind 65536 bytes"));
 }
 
+TEST(Backend, AnIdMayBeLongerThanTheKernelsNames) {
+    for (const BackendKind kind : {BackendKind::ram, BackendKind::memfd, BackendKind::shm}) {
+        const auto backend = Backend::create(
+            {.kind = kind, .id = std::string(300, 'x'), .size_bytes = page_size_bytes, .is_shared = true});
+        EXPECT_TRUE(backend) << (backend ? "" : backend.error().message());
+    }
+}
+
 }  // namespace
 }  // namespace guestmem

@@ -11,6 +11,18 @@ namespace guestmem::detail {
 
 namespace {
 
+/// A file that is made or grown.
+void check_file_limit(BackendPlan& plan, const MachineFacts& machine) {
+    const std::uint64_t needed = plan.options.offset_bytes + plan.mapped_bytes;
+    if (needed > machine.limits.file_size_bytes)
+        plan.problems.refuse(
+            "file-size-limit",
+            fmt::format("the file would have {} bytes, and this process may make files of {} "
+                        "(RLIMIT_FSIZE)",
+                        needed, machine.limits.file_size_bytes),
+            "raise it: ulimit -f unlimited");
+}
+
 /// A file that is not there, or a folder for one without a name.
 void check_new_file(BackendPlan& plan, const MachineFacts& machine) {
     const BackendOptions& options = plan.options;
@@ -31,14 +43,7 @@ void check_new_file(BackendPlan& plan, const MachineFacts& machine) {
     if (!folder.is_writable)
         plan.problems.refuse("folder-denied", fmt::format("{}: files cannot be made in {}", options.mem_path,
                                                           is_folder ? "this folder" : "its folder"));
-    const std::uint64_t needed = options.offset_bytes + plan.mapped_bytes;
-    if (needed > machine.limits.file_size_bytes)
-        plan.problems.refuse(
-            "file-size-limit",
-            fmt::format("the file would have {} bytes, and this process may make files of {} "
-                        "(RLIMIT_FSIZE)",
-                        needed, machine.limits.file_size_bytes),
-            "raise it: ulimit -f unlimited");
+    check_file_limit(plan, machine);
 }
 
 void check_permissions(BackendPlan& plan) {
@@ -76,13 +81,8 @@ void check_length(BackendPlan& plan, const MachineFacts& machine) {
             fmt::format("{} is empty, and with readonly=on it is not grown: the first access would kill the "
                         "program",
                         options.mem_path));
-    } else if (needed > machine.limits.file_size_bytes) {
-        plan.problems.refuse(
-            "file-size-limit",
-            fmt::format("the file would have {} bytes, and this process may make files of {} "
-                        "(RLIMIT_FSIZE)",
-                        needed, machine.limits.file_size_bytes),
-            "raise it: ulimit -f unlimited");
+    } else {
+        check_file_limit(plan, machine);
     }
 }
 
