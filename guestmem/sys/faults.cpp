@@ -29,6 +29,7 @@ constexpr std::array<CallFacts, static_cast<std::size_t>(SysCall::count)> facts{
     {"writev", EIO},          {"sigaction", EINVAL},  {"sigmask", EINVAL},     {"access", EIO},
     {"unlink", EPERM},        {"madvise", ENOMEM},    {"mbind", EIO},          {"get_mempolicy", EFAULT},
     {"getrlimit", EINVAL},
+    {"capget", EPERM},
 }};
 
 }  // namespace

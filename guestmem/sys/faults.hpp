@@ -66,6 +66,7 @@ enum class SysCall : std::uint8_t {
     mbind,
     get_mempolicy,
     getrlimit,
+    capget,
     count,
 };
 

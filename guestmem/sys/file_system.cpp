@@ -124,7 +124,8 @@ Result<void> change_blocks(FdView fd, int mode, const std::string& what, std::ui
 Result<PathFacts> path_facts(const std::string& path) {
     struct stat status{};
     if (checked_call(SysCall::stat, [&] { return ::stat(path.c_str(), &status); }) < 0) {
-        if (errno == ENOENT) return PathFacts{};
+        // Below a file is nothing, either.
+        if (errno == ENOENT || errno == ENOTDIR) return PathFacts{};
         return Error::from_errno(errno, fmt::format("look at {}", path));
     }
     return PathFacts{.exists = true,

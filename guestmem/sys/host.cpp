@@ -185,5 +185,6 @@ bool open_standard_streams() {
 }
 
 bool is_stdin_terminal() { return ::isatty(STDIN_FILENO) == 1; }
+bool is_stderr_terminal() { return ::isatty(STDERR_FILENO) == 1; }
 
 }  // namespace guestmem

@@ -59,7 +59,8 @@ void notify_stopping();
 /// becomes its standard error. For programs, before anything else; false when not even that is possible.
 [[nodiscard]] bool open_standard_streams();
 
-/// Whether standard input is a terminal.
+/// Whether standard input, or standard error, is a terminal.
 [[nodiscard]] bool is_stdin_terminal();
+[[nodiscard]] bool is_stderr_terminal();
 
 }  // namespace guestmem

@@ -2,7 +2,10 @@
 #include "guestmem/sys/memory_limits.hpp"
 
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -218,6 +221,15 @@ Result<std::uint64_t> process_limit(Resource resource, std::string_view name) {
     return std::uint64_t{limit.rlim_cur};
 }
 
+/// Whether this thread has CAP_IPC_LOCK, to which RLIMIT_MEMLOCK does not apply.
+Result<bool> may_lock_all() {
+    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
+    if (checked_call(SysCall::capget, [&] { return ::syscall(SYS_capget, &header, sets.data()); }) < 0)
+        return Error::from_errno(errno, "ask for this thread's capabilities");
+    return (sets[0].effective >> CAP_IPC_LOCK & 1U) != 0;
+}
+
 }  // namespace
 
 Result<MemoryLimits> memory_limits(const std::string& root) {
@@ -243,6 +255,7 @@ Result<MemoryLimits> memory_limits(const std::string& root) {
     limits.address_space_bytes = GM_TRY(process_limit(RLIMIT_AS, "RLIMIT_AS"));
     limits.file_size_bytes = GM_TRY(process_limit(RLIMIT_FSIZE, "RLIMIT_FSIZE"));
     limits.locked_bytes = GM_TRY(process_limit(RLIMIT_MEMLOCK, "RLIMIT_MEMLOCK"));
+    if (GM_TRY(may_lock_all())) limits.locked_bytes = no_memory_limit;
     return limits;
 }
 

@@ -42,7 +42,7 @@ struct MemoryLimits {
     std::uint64_t commit_left_bytes = 0;                  ///< CommitLimit less Committed_AS
     std::uint64_t address_space_bytes = no_memory_limit;  ///< RLIMIT_AS
     std::uint64_t file_size_bytes = no_memory_limit;      ///< RLIMIT_FSIZE
-    std::uint64_t locked_bytes = no_memory_limit;         ///< RLIMIT_MEMLOCK
+    std::uint64_t locked_bytes = no_memory_limit;         ///< RLIMIT_MEMLOCK; no limit with CAP_IPC_LOCK
 };
 
 /// `root` is where proc and the cgroups' mount points are looked for; the three RLIMIT_ are always this process's.

@@ -3,10 +3,16 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/capability.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <array>
 #include <filesystem>
 #include <string>
+#include <thread>
 
 #include "guestmem/sys/host.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
@@ -84,7 +90,21 @@ TEST(MemoryLimits, OfFilesAndLockedMemoryAreTheProcessesOwn) {
     ASSERT_EQ(::getrlimit(RLIMIT_MEMLOCK, &locked), 0);
 
     EXPECT_EQ(limits->file_size_bytes, 123 * mib);
-    EXPECT_EQ(limits->locked_bytes, locked.rlim_cur);
+    const bool is_bound = ::prctl(PR_CAPBSET_READ, CAP_IPC_LOCK) == 0 || ::geteuid() != 0;
+    EXPECT_EQ(limits->locked_bytes, is_bound ? locked.rlim_cur : no_memory_limit);
+}
+
+TEST(MemoryLimits, OnLockedMemoryBindThoseWithoutTheCapability) {
+    const Tree tree;
+    std::thread{[&] {
+        // Of this thread alone.
+        __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+        std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> none{};
+        ASSERT_EQ(::syscall(SYS_capset, &header, none.data()), 0);
+        rlimit locked{};
+        ASSERT_EQ(::getrlimit(RLIMIT_MEMLOCK, &locked), 0);
+        EXPECT_EQ(tree.limits()->locked_bytes, locked.rlim_cur);
+    }}.join();
 }
 
 TEST(MemoryLimits, WithoutCgroupsAreThoseOfTheHost) {
@@ -367,8 +387,8 @@ TEST(MemoryLimits, AnyCallThatFailsIsAnError) {
     tree.write("sys/fs/cgroup/a/memory.max", "1000\n");
     tree.write("sys/fs/cgroup/a/memory.current", "1\n");
     tree.write("sys/fs/cgroup/a/memory.stat", "active_file 1\n");
-    // Seven files, each opened and read twice; the mount point's limit, which is not there, and three getrlimit.
-    EXPECT_EQ(for_each_fault([&] { return tree.limits(); }), 25U);
+    // Seven files, each opened and read twice; the mount point's limit, which is not there, three getrlimit, and capget.
+    EXPECT_EQ(for_each_fault([&] { return tree.limits(); }), 26U);
 }
 
 }  // namespace

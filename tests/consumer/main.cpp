@@ -33,7 +33,7 @@ guestmem::Result<void> run() {
 
 /// Guest memory over a file that is cut short: the fault table is this program's, the handler the library's.
 guestmem::Result<void> reach_guest_memory() {
-    using namespace guestmem;
+    using namespace guestmem;  // NOLINT(google-build-using-namespace): as a user would
     GM_TRY(install_fault_guard());
     const std::string path =
         std::filesystem::temp_directory_path() / ("guestmem-consumer-" + std::to_string(::getpid()));

@@ -24,28 +24,41 @@ public:
     Opened(Opened&& other) noexcept
         : fd_(std::move(other.fd_)),
           made_(std::exchange(other.made_, {})),
+          made_file_(std::exchange(other.made_file_, Fd{})),
           grown_(std::exchange(other.grown_, Fd{})) {}
     Opened& operator=(Opened&&) = delete;
     Opened(const Opened&) = delete;
     Opened& operator=(const Opened&) = delete;
     ~Opened() {
         // What cannot be undone stays; the error that led here is the one to tell.
-        if (!made_.empty()) static_cast<void>(remove_file(made_));
+        if (!made_.empty() && is_ours()) static_cast<void>(remove_file(made_));
         if (grown_.is_open()) static_cast<void>(resize_file(grown_, 0));
     }
 
-    void undo_by_removing(std::string path) { made_ = std::move(path); }
+    void undo_by_removing(std::string path, Fd file) {
+        made_ = std::move(path);
+        made_file_ = std::move(file);
+    }
     void undo_by_emptying(Fd file) { grown_ = std::move(file); }
     void keep() {
         made_.clear();
+        made_file_.reset();
         grown_.reset();
     }
     [[nodiscard]] const Fd& fd() const { return fd_; }
     [[nodiscard]] Fd take() { return std::move(fd_); }
 
 private:
+    /// Whether the name still leads to the file that was made: another one stays.
+    [[nodiscard]] bool is_ours() const {
+        const auto named = path_facts(made_);
+        const auto mine = file_facts(made_file_);
+        return named && mine && named->device == mine->device && named->inode == mine->inode;
+    }
+
     Fd fd_;
     std::string made_;
+    Fd made_file_;
     Fd grown_;
 };
 
@@ -80,7 +93,12 @@ Result<Opened> open_file_backend(const BackendPlan& plan) {
         }
         case FileEffect::created: {
             Opened opened{GM_TRY(create_file(options.mem_path, 0644))};
-            opened.undo_by_removing(options.mem_path);
+            auto mine = opened.fd().duplicate();
+            if (!mine) {
+                static_cast<void>(remove_file(options.mem_path));
+                return std::move(mine).error();
+            }
+            opened.undo_by_removing(options.mem_path, *std::move(mine));
             GM_TRY(resize_file(opened.fd(), needed));
             return opened;
         }
@@ -144,7 +162,8 @@ Result<std::shared_ptr<const HostMemory>> map_backend(const BackendPlan& plan, F
 }
 
 /// What QEMU asks of the kernel, in its order: huge pages, no copies for children, merging, dumps, nodes, pages.
-Result<void> prepare_bytes(const BackendPlan& plan, std::span<std::byte> bytes) {
+Result<void> prepare_bytes(const BackendPlan& plan, std::span<std::byte> bytes,
+                           const PreallocProgress& progress) {
     const BackendOptions& options = plan.options;
     if (options.kind == BackendKind::physical) return {};
     // Wishes: a kernel that lacks one of these is as good.
@@ -154,8 +173,29 @@ Result<void> prepare_bytes(const BackendPlan& plan, std::span<std::byte> bytes) 
     if (!options.is_dumped) GM_TRY(advise(bytes, Advice::dont_dump));
     if (options.policy != HostPolicy::standard)
         GM_TRY(bind_memory(bytes, options.policy, options.host_nodes));
-    if (options.is_prealloc) GM_TRY(preallocate(bytes, plan.page_bytes, options.prealloc_threads));
+    if (options.is_prealloc) GM_TRY(preallocate(bytes, plan.page_bytes, options.prealloc_threads, progress));
     return {};
+}
+
+/// discard-data: the file's part is zeros when the last owner of the bytes goes.
+class PunchAtEnd {
+public:
+    explicit PunchAtEnd(std::shared_ptr<const HostMemory> memory) : memory_(std::move(memory)) {}
+    PunchAtEnd(const PunchAtEnd&) = delete;
+    PunchAtEnd& operator=(const PunchAtEnd&) = delete;
+    ~PunchAtEnd() {
+        const auto file = memory_->file();
+        // A file system without holes keeps the data, as it does for QEMU.
+        if (file) static_cast<void>(punch_hole(file->fd, file->offset_bytes, memory_->bytes().size()));
+    }
+
+private:
+    std::shared_ptr<const HostMemory> memory_;
+};
+
+std::shared_ptr<const HostMemory> punched_at_end(std::shared_ptr<const HostMemory> memory) {
+    const HostMemory* const bytes = memory.get();
+    return {std::make_shared<PunchAtEnd>(std::move(memory)), bytes};
 }
 
 }  // namespace
@@ -176,19 +216,23 @@ Result<std::shared_ptr<const Backend>> Backend::create(const BackendOptions& opt
     return create(plan_backend(options, machine, GM_TRY_CONTEXT(ask_file(options), context)));
 }
 
-Result<std::shared_ptr<const Backend>> Backend::create(const BackendPlan& plan) {
+Result<std::shared_ptr<const Backend>> Backend::create(const BackendPlan& plan,
+                                                       const PreallocProgress& progress) {
     if (plan.problems.has_refusal()) return refusal_of(plan);
     const std::string context = fmt::format("backend '{}'", plan.options.id);
     Opened opened = is_anonymous(plan) ? Opened{Fd{}} : GM_TRY_CONTEXT(open_backend(plan), context);
     std::shared_ptr<Backend> backend{new Backend};
     backend->options_ = plan.options;
     backend->mode_ = plan.mode;
+    backend->backing_ = backing_of(plan);
     backend->page_bytes_ = plan.page_bytes;
     backend->has_name_ = plan.options.kind == BackendKind::file && plan.effect != FileEffect::temporary;
     backend->has_size_ = !is_device(plan);
     backend->memory_ = GM_TRY_CONTEXT(map_backend(plan, opened.take()), context);
-    GM_TRY_CONTEXT(prepare_bytes(plan, backend->memory_->bytes()), context);
+    GM_TRY_CONTEXT(prepare_bytes(plan, backend->memory_->bytes(), progress), context);
     opened.keep();
+    if (plan.options.is_discarded && backend->backing_ == Backing::file)
+        backend->memory_ = punched_at_end(std::move(backend->memory_));
     return std::shared_ptr<const Backend>{std::move(backend)};
 }
 
@@ -208,6 +252,27 @@ Result<BackendHealth> Backend::health() const {
     const FileFacts mapped = GM_TRY(file_facts(file->fd));
     const bool is_same = named.exists && named.device == mapped.device && named.inode == mapped.inode;
     return is_same ? BackendHealth::good : BackendHealth::replaced;
+}
+
+Result<void> Backend::discard(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
+    const std::string context =
+        fmt::format("backend '{}': discard {} bytes at {}", options_.id, size_bytes, offset_bytes);
+    const DiscardRule& rule = discard_rule();
+    if (rule.means == DiscardMeans::refused)
+        return Error{Errc::unsupported, fmt::format("{}: {}", context, rule.sentence)};
+    const std::uint64_t all_bytes = memory_->bytes().size();
+    if (offset_bytes > all_bytes || size_bytes > all_bytes - offset_bytes)
+        return Error{Errc::invalid_argument, fmt::format("{}: it has {} bytes", context, all_bytes)};
+    if (offset_bytes % page_bytes_ != 0 || size_bytes % page_bytes_ != 0)
+        return Error{Errc::invalid_argument,
+                     fmt::format("{}: only whole pages of {} bytes go back", context, page_bytes_)};
+    if (size_bytes == 0) return {};
+    const auto file = memory_->file();
+    if (rule.means == DiscardMeans::punched && file)
+        GM_TRY_CONTEXT(punch_hole(file->fd, file->offset_bytes + offset_bytes, size_bytes), context);
+    else
+        GM_TRY_CONTEXT(discard_pages(memory_->bytes().subspan(offset_bytes, size_bytes)), context);
+    return {};
 }
 
 }  // namespace guestmem

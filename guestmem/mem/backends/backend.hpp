@@ -8,9 +8,11 @@
 
 #include "guestmem/base/result.hpp"
 #include "guestmem/mem/address.hpp"
+#include "guestmem/mem/backends/discard.hpp"
 #include "guestmem/mem/backends/mode.hpp"
 #include "guestmem/mem/backends/options.hpp"
 #include "guestmem/mem/backends/plan.hpp"
+#include "guestmem/mem/backends/prealloc.hpp"
 #include "guestmem/mem/host_memory.hpp"
 #include "guestmem/mem/region.hpp"
 
@@ -20,7 +22,8 @@
 /// Contract: what the plan refuses is not begun, and the error has all refusals. A file that is not the one that was
 /// planned with, or has got content since, is an error (unavailable) and left alone. When a later step fails, a file
 /// that was made is removed, one that was grown is empty again, and nothing stays mapped. ROM is mapped read-only:
-/// neither the guest nor this program can write it.
+/// neither the guest nor this program can write it. With discard-data the file's part is punched when the last owner of
+/// the bytes goes, and only of a backend that could be made.
 /// Threads: create() any; a Backend is immutable.
 /// Lifetime: regions keep the bytes; the Backend may go before them.
 /// Example:
@@ -39,8 +42,9 @@ enum class BackendHealth : std::uint8_t {
 class Backend {
 public:
     [[nodiscard]] static Result<std::shared_ptr<const Backend>> create(const BackendOptions& options);
-    /// By a plan of just now.
-    [[nodiscard]] static Result<std::shared_ptr<const Backend>> create(const BackendPlan& plan);
+    /// By a plan of just now. With prealloc=on `progress` hears of each piece.
+    [[nodiscard]] static Result<std::shared_ptr<const Backend>> create(const BackendPlan& plan,
+                                                                       const PreallocProgress& progress = {});
 
     [[nodiscard]] const BackendOptions& options() const { return options_; }
     [[nodiscard]] const BackendMode& mode() const { return mode_; }
@@ -52,11 +56,17 @@ public:
 
     [[nodiscard]] Result<BackendHealth> health() const;
 
+    /// What discard() does; whether it suits a use, check_discard() says of the plan.
+    [[nodiscard]] const DiscardRule& discard_rule() const { return row_of(backing_); }
+    /// Gives whole pages of page_bytes() back, by offset. What the rule refuses is an error (unsupported).
+    [[nodiscard]] Result<void> discard(std::uint64_t offset_bytes, std::uint64_t size_bytes) const;
+
 private:
     Backend() = default;
 
     BackendOptions options_;
     BackendMode mode_;
+    Backing backing_ = Backing::anonymous;
     std::uint64_t page_bytes_ = 0;
     std::shared_ptr<const HostMemory> memory_;
     bool has_name_ = false;  ///< mem-path leads to the file that is mapped

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,7 +36,7 @@ using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
-using namespace testing;
+using namespace testing;  // NOLINT(google-build-using-namespace): the words of tests
 
 constexpr GuestAddress base{0x100000000};
 
@@ -340,6 +341,20 @@ TEST(Backend, OfAFileThatSomebodyMadeAfterThePlanIsAnErrorAndTheFileStays) {
     ASSERT_FALSE(backend);
     EXPECT_EQ(backend.error().code(), Errc::already_exists);
     EXPECT_EQ(folder.read("ram"), "mine");
+}
+
+TEST(Backend, AFileThatTookTheNameOfOneThatWasMadeIsNotRemoved) {
+    const TempFolder folder;
+    const std::string path = folder.path_of("ram");
+    const BackendPlan plan = planned(
+        parse_backend("memory-backend-file,id=a,size=1M,share=on,prealloc=on,mem-path=" + path).value());
+    // The name goes to another file while pages are taken, and then there are no more.
+    const auto take_the_name = [&](std::uint64_t) {
+        std::filesystem::rename(folder.write("other", "of somebody"), path);
+        throw std::runtime_error{"the end"};
+    };
+    EXPECT_THROW(static_cast<void>(Backend::create(plan, take_the_name)), std::runtime_error);
+    EXPECT_EQ(folder.read("ram"), "of somebody");
 }
 
 TEST(Backend, OfAResourceFileThatIsTooShortIsAnErrorAndNoSignal) {

@@ -68,23 +68,24 @@ void check_available(BackendPlan& plan, const MachineFacts& machine) {
     }
 }
 
+/// A kernel that promises no more than it has counts private memory when it is mapped, and the pages of memory objects
+/// and of tmpfs one by one when they come.
 void check_commit(BackendPlan& plan, const MachineFacts& machine) {
     if (machine.limits.overcommit != Overcommit::never || plan.is_huge) return;
-    const bool is_private_file =
-        plan.options.kind == BackendKind::file && plan.mode.sharing == MapSharing::private_copy;
-    const bool is_counted = plan.mode.access == MapAccess::read_write &&
-                            (plan.options.kind != BackendKind::file || is_private_file) &&
-                            plan.options.kind != BackendKind::physical;
-    if (!is_counted) return;
-    if (!plan.options.is_reserved && plan.mode.sharing == MapSharing::private_copy)
+    const bool is_private = plan.mode.sharing == MapSharing::private_copy;
+    if (is_private && plan.memory_worst_bytes != 0 && !plan.options.is_reserved)
         plan.problems.refuse("reserve-off-is-strict",
                              "reserve=off: with vm.overcommit_memory=2 the kernel counts all memory",
                              "leave reserve out");
-    if (plan.mapped_bytes > machine.limits.commit_left_bytes)
-        plan.problems.refuse(
-            "commit-limit",
-            fmt::format("{} are counted, and the kernel may promise {} more (vm.overcommit_memory=2)",
-                        format_qemu_size(plan.mapped_bytes), machine.limits.commit_left_bytes));
+    if (plan.memory_worst_bytes <= machine.limits.commit_left_bytes) return;
+    const std::string message =
+        fmt::format("{} are counted, and the kernel may promise {} more (vm.overcommit_memory=2)",
+                    format_qemu_size(plan.memory_worst_bytes), machine.limits.commit_left_bytes);
+    if (is_private || plan.options.is_prealloc)
+        plan.problems.refuse("commit-limit", message);
+    else
+        plan.problems.warn("commit-small", message + "; a write that finds none raises SIGBUS",
+                           "prealloc=on would tell at the beginning");
 }
 
 void check_nodes(BackendPlan& plan, const MachineFacts& machine) {

@@ -37,7 +37,8 @@ void check_prealloc(BackendPlan& plan) {
             "leave prealloc out: ROM is read from the file");
         return;
     }
-    if (is_file(plan) && plan.mode.sharing == MapSharing::private_copy && !plan.is_huge)
+    const bool has_content = plan.effect == FileEffect::none;
+    if (is_file(plan) && plan.mode.sharing == MapSharing::private_copy && has_content)
         plan.problems.warn(
             "prealloc-copies-file",
             fmt::format(
@@ -56,7 +57,7 @@ void check_ends(BackendPlan& plan) {
         else if (plan.mode.sharing == MapSharing::private_copy)
             plan.problems.warn("discard-of-private",
                                "discard-data=on has no effect with share=off: the file was never written");
-        else
+        else if (plan.effect != FileEffect::temporary)
             plan.problems.warn(
                 "discard-zeroes-file",
                 fmt::format("discard-data=on zeroes {} bytes of the file from byte {} on at the end",

@@ -13,7 +13,7 @@
 #include "guestmem/mem/backends/option_text.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    using namespace guestmem;
+    using namespace guestmem;  // NOLINT(google-build-using-namespace): its subject
     const std::string_view text{reinterpret_cast<const char*>(data), size};
     const auto options = parse_backend(text);
     if (!options) {

@@ -70,6 +70,9 @@ struct BackendPlan {
 /// together than there are.
 [[nodiscard]] Problems check_together(std::span<const BackendPlan> plans, const MachineFacts& machine);
 
+/// Whether all of it may be locked in memory, as it is for a device that is passed through (VFIO) or by mlock.
+[[nodiscard]] Problems check_locked(std::span<const BackendPlan> plans, const MachineFacts& machine);
+
 /// In sentences: what is opened, how it is mapped, what becomes of the file at the end.
 [[nodiscard]] std::string opening_of(const BackendPlan& plan);
 [[nodiscard]] std::string mapping_of(const BackendPlan& plan);

@@ -112,7 +112,8 @@ Result<void> populate(std::span<std::byte> bytes, std::uint64_t page_bytes, std:
 
 }  // namespace
 
-Result<void> preallocate(std::span<std::byte> bytes, std::uint64_t page_bytes, std::uint64_t count_threads) {
+Result<void> preallocate(std::span<std::byte> bytes, std::uint64_t page_bytes, std::uint64_t count_threads,
+                         const PreallocProgress& progress) {
     if (count_threads == 0) count_threads = std::max(std::thread::hardware_concurrency(), 1U);
     count_threads = std::min({count_threads, max_prealloc_threads, bytes.size() / bytes_per_thread + 1});
     const std::uint64_t chunk = std::max(prealloc_chunk_bytes, page_bytes);
@@ -122,6 +123,7 @@ Result<void> preallocate(std::span<std::byte> bytes, std::uint64_t page_bytes, s
         if (page_bytes == page_size_bytes) GM_TRY(check_left(part.size(), done));
         GM_TRY(populate(part, page_bytes, count_threads));
         done += part.size();
+        if (progress) progress(done);
     }
     return {};
 }

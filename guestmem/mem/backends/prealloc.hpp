@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "guestmem/base/result.hpp"
@@ -14,6 +15,7 @@
 /// error (exhausted), and the caller lets the mapping go. A page that cannot be had (a full file system, no huge page)
 /// is an error (exhausted), and no SIGBUS. On kernels before 5.14, which cannot populate, pages are touched where the
 /// fault guard is installed; elsewhere that is an error (unsupported).
+/// `progress`, where there is one, hears after each chunk how many bytes are done; in the caller's thread.
 /// Threads: makes some of its own: as many as asked for, or as there are processors, at most max_prealloc_threads, and
 /// one for each 64 MiB at most; fewer where the system gives fewer.
 /// Known holes: what was taken of a file that was there before stays in the file.
@@ -23,7 +25,9 @@ namespace guestmem {
 inline constexpr std::uint64_t max_prealloc_threads = 16;
 inline constexpr std::uint64_t prealloc_chunk_bytes = std::uint64_t{256} << 20;
 
+using PreallocProgress = std::function<void(std::uint64_t done_bytes)>;
+
 [[nodiscard]] Result<void> preallocate(std::span<std::byte> bytes, std::uint64_t page_bytes,
-                                       std::uint64_t count_threads);
+                                       std::uint64_t count_threads, const PreallocProgress& progress = {});
 
 }  // namespace guestmem

@@ -25,6 +25,7 @@
 #include "guestmem/sys/fault_guard.hpp"
 #include "guestmem/sys/faults.hpp"
 #include "guestmem/sys/memfd.hpp"
+#include "guestmem/sys/memory_advice.hpp"
 #include "guestmem/sys/testing/resources.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
 
@@ -34,7 +35,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using namespace testing;
+using namespace testing;  // NOLINT(google-build-using-namespace): the words of tests
 
 constexpr std::uint64_t mib = std::uint64_t{1} << 20;
 /// More than one part for each of three threads.
@@ -86,6 +87,17 @@ TEST(Prealloc, OfAllSixteenThreadsGivesEveryPage) {
     const Mapping mapping = anonymous(size_bytes);
     ASSERT_TRUE(preallocate(mapping.bytes(), page_size_bytes, 16));
     EXPECT_EQ(count_resident_pages(mapping.bytes()), size_bytes / page_size_bytes);
+}
+
+TEST(Prealloc, TellsHowFarItIsAfterEachChunk) {
+    constexpr std::uint64_t size = 2 * prealloc_chunk_bytes + page_size_bytes;
+    const auto memory =
+        HostMemory::create_anonymous({.size_bytes = size, .reserve = MapReserve::later}).value();
+    static_cast<void>(advise(memory->bytes(), Advice::huge_pages));
+    std::vector<std::uint64_t> told;
+    ASSERT_TRUE(preallocate(memory->bytes(), page_size_bytes, 2,
+                            [&](std::uint64_t done_bytes) { told.push_back(done_bytes); }));
+    EXPECT_EQ(told, (std::vector<std::uint64_t>{prealloc_chunk_bytes, 2 * prealloc_chunk_bytes, size}));
 }
 
 TEST(Prealloc, OfNoBytesIsDone) { EXPECT_TRUE(preallocate({}, page_size_bytes, 4)); }

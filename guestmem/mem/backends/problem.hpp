@@ -35,6 +35,7 @@ public:
     void warn(std::string_view code, std::string message, std::string advice = {}) {
         found_.push_back({Severity::warning, code, std::move(message), std::move(advice)});
     }
+    void append(const Problems& more) { found_.insert(found_.end(), more.found_.begin(), more.found_.end()); }
     [[nodiscard]] std::span<const Problem> all() const { return found_; }
     [[nodiscard]] bool has_refusal() const {
         return std::ranges::any_of(found_,

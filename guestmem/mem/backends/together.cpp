@@ -135,13 +135,15 @@ void check_extents(std::span<const Extent> extents, Problems& problems) {
 
 void check_sums(std::span<const BackendPlan> plans, const MachineFacts& machine, Problems& problems) {
     std::uint64_t memory_bytes = 0;
+    std::uint64_t worst_bytes = 0;
     std::map<std::uint64_t, std::uint64_t> huge_pages;
     for (const BackendPlan& plan : plans) {
         // Sizes are below 2^56, and there are fewer than 2^8 that large in any call that has not failed before.
         if (plan.is_huge && plan.memory_now_bytes != 0)
             huge_pages[plan.page_bytes] += (plan.memory_now_bytes - 1) / plan.page_bytes + 1;
-        else if (!plan.is_huge)
-            memory_bytes = std::min(memory_bytes + plan.memory_now_bytes, std::uint64_t{1} << 62);
+        if (plan.is_huge) continue;
+        memory_bytes = std::min(memory_bytes + plan.memory_now_bytes, std::uint64_t{1} << 62);
+        worst_bytes = std::min(worst_bytes + plan.memory_worst_bytes, std::uint64_t{1} << 62);
     }
     std::uint64_t most = machine.limits.available_bytes;
     if (machine.limits.cgroup_headroom_bytes) most = std::min(most, *machine.limits.cgroup_headroom_bytes);
@@ -149,6 +151,11 @@ void check_sums(std::span<const BackendPlan> plans, const MachineFacts& machine,
         problems.refuse("too-little-memory-together",
                         fmt::format("together the backends take {} at once, and {} are left",
                                     format_qemu_size(memory_bytes), most));
+    else if (worst_bytes > most)
+        problems.warn("little-memory-together",
+                      fmt::format("together the backends may take {} in time, and {} are left",
+                                  format_qemu_size(worst_bytes), most),
+                      "the kernel ends processes when there is no more");
     for (const auto& [page_bytes, count] : huge_pages) {
         const auto pool = std::ranges::find(machine.huge_pages, page_bytes, &HugePagePool::page_bytes);
         if (pool != machine.huge_pages.end() && count > pool->available_pages())
@@ -170,6 +177,20 @@ Problems check_together(std::span<const BackendPlan> plans, const MachineFacts& 
     check_made_twice(extents, problems);
     check_extents(extents, problems);
     if (plans.size() > 1) check_sums(plans, machine, problems);
+    return problems;
+}
+
+Problems check_locked(std::span<const BackendPlan> plans, const MachineFacts& machine) {
+    Problems problems;
+    std::uint64_t locked_bytes = 0;
+    for (const BackendPlan& plan : plans)
+        if (plan.options.kind != BackendKind::physical)
+            locked_bytes = std::min(locked_bytes + plan.mapped_bytes, std::uint64_t{1} << 62);
+    if (locked_bytes > machine.limits.locked_bytes)
+        problems.refuse("memlock-limit",
+                        fmt::format("{} are locked, and this process may lock {} bytes (RLIMIT_MEMLOCK)",
+                                    format_qemu_size(locked_bytes), machine.limits.locked_bytes),
+                        fmt::format("raise it: ulimit -l {}", (locked_bytes - 1) / 1024 + 1));
     return problems;
 }
 

@@ -221,7 +221,12 @@ TEST(BackendsTogether, MemoryThatIsEnoughForEachMayBeTooLittleForAll) {
                             plan_of("memory-backend-ram,id=c,size=32G")};
     MachineFacts machine = plenty();
     machine.limits.available_bytes = 2 * gib;
-    EXPECT_EQ(codes_of(check_together(plans, machine)), Codes{}) << "what comes later is not counted";
+    const Problems later = check_together(plans, machine);
+    ASSERT_EQ(codes_of(later), Codes{"little-memory-together"}) << "what comes later is no refusal";
+    EXPECT_EQ(later.all().front().severity, Severity::warning);
+    EXPECT_THAT(later.all().front().message, AllOf(HasSubstr("34G"), HasSubstr("2147483648")));
+    machine.limits.available_bytes = 34 * gib;
+    EXPECT_EQ(codes_of(check_together(plans, machine)), Codes{});
     machine.limits.available_bytes = 2 * gib - 1;
     const Problems problems = check_together(plans, machine);
     ASSERT_EQ(codes_of(problems), Codes{"too-little-memory-together"});
@@ -230,6 +235,24 @@ TEST(BackendsTogether, MemoryThatIsEnoughForEachMayBeTooLittleForAll) {
     machine = plenty();
     machine.limits.cgroup_headroom_bytes = gib;
     EXPECT_EQ(codes_of(check_together(plans, machine)), Codes{"too-little-memory-together"});
+}
+
+TEST(BackendsTogether, LockedMemoryIsAllOfItAgainstTheLimit) {
+    FileFactsBefore device = facts_of(9);
+    device.path.kind = FileKind::character_device;
+    const std::vector plans{plan_of("memory-backend-ram,id=a,size=1G"),
+                            plan_of("memory-backend-memfd,id=b,size=1G"),
+                            plan_of("memory-backend-physical,id=c,size=1G,mem-path=/dev/mem", device)};
+    MachineFacts machine = plenty();
+    EXPECT_EQ(codes_of(check_locked(plans, machine)), Codes{});
+    machine.limits.locked_bytes = 2 * gib;
+    EXPECT_EQ(codes_of(check_locked(plans, machine)), Codes{}) << "physical memory is not ours to lock";
+    machine.limits.locked_bytes = 2 * gib - 1;
+    const Problems problems = check_locked(plans, machine);
+    ASSERT_EQ(codes_of(problems), Codes{"memlock-limit"});
+    EXPECT_EQ(problems.all().front().severity, Severity::refusal);
+    EXPECT_THAT(problems.all().front().message, AllOf(HasSubstr("2G"), HasSubstr("2147483647")));
+    EXPECT_THAT(problems.all().front().advice, HasSubstr("ulimit -l 2097152"));
 }
 
 TEST(BackendsTogether, HugePagesThatAreEnoughForEachMayBeTooFewForAll) {
@@ -252,8 +275,8 @@ TEST(BackendsTogether, EveryRuleHasATest) {
     for (std::sregex_iterator at{text.begin(), text.end(), call}, end; at != end; ++at)
         codes.insert((*at)[1]);
     EXPECT_EQ(codes, (std::set<std::string>{"file-made-twice", "id-twice", "overlap", "overlap-with-private",
-                                            "overlap-with-rom", "too-few-huge-pages-together",
-                                            "too-little-memory-together"}));
+                                            "little-memory-together", "memlock-limit", "overlap-with-rom",
+                                            "too-few-huge-pages-together", "too-little-memory-together"}));
 }
 
 TEST(BackendsTogether, NoneAndOneAreFine) {
@@ -446,7 +469,8 @@ TEST(BackendFacts, OfAFileAreItsOwnItsFoldersAndItsFileSystems) {
     const auto nowhere = ask_file({.kind = BackendKind::file, .mem_path = folder.path_of("no/b.ram")});
     ASSERT_TRUE(nowhere);
     EXPECT_TRUE(!nowhere->path.exists && !nowhere->folder.exists && !nowhere->file_system);
-    EXPECT_FALSE(ask_file({.kind = BackendKind::file, .mem_path = path + "/b.ram"})) << "a file is no folder";
+    const auto below = ask_file({.kind = BackendKind::file, .mem_path = path + "/b.ram"});
+    EXPECT_TRUE(below && !below->path.exists && below->folder.kind == FileKind::regular) << "no folder";
     const auto none = ask_file({.kind = BackendKind::memfd, .mem_path = path});
     EXPECT_TRUE(none && !none->path.exists && !none->folder.exists) << "this kind has no path";
     EXPECT_EQ(folder.entries(), std::vector<std::string>{"a.ram"}) << "asking makes nothing";
