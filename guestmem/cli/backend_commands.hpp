@@ -10,5 +10,7 @@
 namespace guestmem::cli {
 
 Action describe_backend_explain(CLI::App& app);
+Action describe_backend_make(CLI::App& app);
+Action describe_backend_usage(CLI::App& app);
 
 }  // namespace guestmem::cli

@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "guestmem/cli/backend_commands.hpp"
+#include "guestmem/cli/backend_plans.hpp"
 #include "guestmem/cli/exit_codes.hpp"
 #include "guestmem/cli/report.hpp"
+#include "guestmem/mem/backends/discard.hpp"
 #include "guestmem/mem/backends/option_text.hpp"
 #include "guestmem/mem/backends/plan.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
@@ -20,40 +22,19 @@ namespace {
 struct ExplainOptions {
     std::vector<std::string> texts;
     bool json = false;
+    bool is_locked = false;
 };
-
-struct Explained {
-    std::vector<BackendPlan> plans;
-    Problems together;
-
-    [[nodiscard]] bool is_refused() const {
-        return together.has_refusal() || std::ranges::any_of(plans, [](const BackendPlan& plan) {
-                   return plan.problems.has_refusal();
-               });
-    }
-};
-
-Result<Explained> plan_all(const std::vector<BackendOptions>& all) {
-    const MachineFacts machine = GM_TRY(ask_machine());
-    Explained explained;
-    for (const BackendOptions& options : all) {
-        const FileFactsBefore file =
-            GM_TRY_CONTEXT(ask_file(options), fmt::format("backend '{}'", options.id));
-        explained.plans.push_back(plan_backend(options, machine, file));
-    }
-    explained.together = check_together(explained.plans, machine);
-    return explained;
-}
 
 std::string_view word_of(Severity severity) { return severity == Severity::refusal ? "refused" : "warning"; }
 
-std::string text_of(const Problems& problems) {
-    std::string text;
-    for (const Problem& problem : problems.all()) {
-        text += fmt::format("  {:<8} {} [{}]\n", word_of(problem.severity), to_printable(problem.message),
-                            problem.code);
-        if (!problem.advice.empty()) text += fmt::format("           {}\n", to_printable(problem.advice));
-    }
+/// What a balloon and its like do, and for which of them it does not suit.
+std::string discards_of(const BackendPlan& plan) {
+    std::string text = fmt::format("  {:<8} {}\n", "discard", row_of(backing_of(plan)).sentence);
+    for (const DiscardUse use : discard_uses)
+        for (const Problem& problem : check_discard(plan, use).all())
+            if (problem.code != "discard-refused")
+                text += fmt::format("           {}: {}: {}\n", to_word(use), word_of(problem.severity),
+                                    to_printable(problem.message));
     return text;
 }
 
@@ -67,8 +48,9 @@ std::string text_of(const BackendPlan& plan) {
             fmt::format("  {:<8} {} now, {} at worst\n", "memory", format_qemu_size(plan.memory_now_bytes),
                         format_qemu_size(plan.memory_worst_bytes));
         text += fmt::format("  {:<8} {}\n", "at exit", ending_of(plan));
+        text += discards_of(plan);
     }
-    return text + text_of(plan.problems);
+    return text + problems_text(plan.problems);
 }
 
 nlohmann::json json_of(const Problems& problems) {
@@ -79,6 +61,23 @@ nlohmann::json json_of(const Problems& problems) {
                         {"message", problem.message},
                         {"advice", problem.advice}});
     return list;
+}
+
+nlohmann::json discard_json(const BackendPlan& plan) {
+    static constexpr const char* means[] = {"refused", "dropped", "punched"};
+    const DiscardRule& rule = row_of(backing_of(plan));
+    nlohmann::json uses = nlohmann::json::object();
+    for (const DiscardUse use : discard_uses) {
+        const Problems problems = check_discard(plan, use);
+        uses[std::string{to_word(use)}] = {{"is_refused", problems.has_refusal()},
+                                           {"problems", json_of(problems)}};
+    }
+    return {{"backing", rule.name},
+            {"means", means[static_cast<std::size_t>(rule.means)]},
+            {"reads_zeros", rule.reads_zeros},
+            {"reaches_others", rule.reaches_others},
+            {"granule_bytes", plan.page_bytes},
+            {"uses", std::move(uses)}};
 }
 
 nlohmann::json json_of(const BackendPlan& plan) {
@@ -97,6 +96,7 @@ nlohmann::json json_of(const BackendPlan& plan) {
             {"opened", opening_of(plan)},
             {"mapped", mapping_of(plan)},
             {"at_exit", ending_of(plan)},
+            {"discard", discard_json(plan)},
             {"host_nodes", plan.options.host_nodes},
             {"memory_now_bytes", plan.memory_now_bytes},
             {"memory_worst_bytes", plan.memory_worst_bytes},
@@ -104,7 +104,7 @@ nlohmann::json json_of(const BackendPlan& plan) {
             {"problems", json_of(plan.problems)}};
 }
 
-void print_json(const Explained& explained) {
+void print_json(const PlannedBackends& explained) {
     nlohmann::json backends = nlohmann::json::array();
     for (const BackendPlan& plan : explained.plans) backends.push_back(json_of(plan));
     const nlohmann::json all{{"backends", std::move(backends)},
@@ -115,25 +115,15 @@ void print_json(const Explained& explained) {
 }
 
 int explain(const ExplainOptions& options) {
-    std::vector<BackendOptions> all;
-    bool is_wrong = false;
-    for (const std::string& text : options.texts) {
-        auto parsed = parse_backend(text);
-        if (parsed) {
-            all.push_back(*std::move(parsed));
-        } else {
-            fmt::print(stderr, "guestmem: {}\n", parsed.error().message());
-            is_wrong = true;
-        }
-    }
-    if (is_wrong) return exit_usage;
-    const auto explained = plan_all(all);
+    const auto all = read_backends(options.texts);
+    if (!all) return exit_usage;
+    const auto explained = plan_backends(*all, options.is_locked);
     if (!explained) return report(explained.error());
     if (options.json) {
         print_json(*explained);
     } else {
         for (const BackendPlan& plan : explained->plans) print(text_of(plan));
-        const std::string together = text_of(explained->together);
+        const std::string together = problems_text(explained->together);
         if (!together.empty()) print("together:\n" + together);
     }
     return explained->is_refused() ? exit_failed : exit_ok;
@@ -152,6 +142,8 @@ Action describe_backend_explain(CLI::App& app) {
     app.add_option("BACKEND", options->texts,
                    "A backend in QEMU's words: memory-backend-TYPE,id=NAME,size=SIZE,...")
         ->required();
+    app.add_flag("--locked", options->is_locked,
+                 "All of it will be locked, as for a device that is passed through (VFIO)");
     app.add_flag("--json", options->json, "Print JSON for programs");
     return [options] { return explain(*options); };
 }

@@ -23,7 +23,7 @@ struct Row {
     Action (*describe)(CLI::App&);
 };
 
-constexpr std::array<Row, 10> table{{
+constexpr auto table = std::to_array<Row>({
     {"share", "serve", "Give named memory and doorbells to VMs", &describe_share_serve},
     {"share", "list", "List the shares of the service", &describe_share_list},
     {"share", "stat", "Show one share: who is there, kicks pending, memory", &describe_share_stat},
@@ -35,7 +35,11 @@ constexpr std::array<Row, 10> table{{
     {"share", "client", "A prompt on a share, with the stock client's commands", &describe_share_client},
     {"backend", "explain", "Say what memory backends would do, and what is wrong with them",
      &describe_backend_explain},
-}};
+    {"backend", "make", "Make memory backends for a while: does it work, how long does it take",
+     &describe_backend_make},
+    {"backend", "usage", "Show how much of a process' guest memory is there, and as what",
+     &describe_backend_usage},
+});
 
 struct Group {
     const char* name;

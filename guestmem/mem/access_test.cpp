@@ -532,7 +532,7 @@ TEST_P(ByteAccessLostTest, CopiesAsMuchAsItSays) {
         SCOPED_TRACE(count);
         const auto target = lost_.map().bytes(0);
         std::ranges::fill(target, std::byte{0x22});
-        const auto out = memory_.copy(lost_.page(0).saturating_sub(page_size_bytes),
+        const auto out = memory_.copy(LostMemory::page(0).saturating_sub(page_size_bytes),
                                       GuestAddress{border - count}, count + 20);
         ASSERT_FALSE(out);
         const std::uint64_t done = out.error().count_done();

@@ -33,7 +33,6 @@ using testing::counted_bytes;
 using ::testing::HasSubstr;
 using testing::io_range;
 using testing::is_all;
-using ::testing::Not;
 using testing::StoppingPage;
 using testing::TableTranslator;
 using testing::TestDevice;
@@ -53,7 +52,7 @@ struct IoSpaceTest : ::testing::Test {
     [[nodiscard]] AccessResult<void> write(std::uint64_t address, std::uint8_t value) {
         return device->memory->write<std::uint8_t>(IoAddress{address}, value);
     }
-    [[nodiscard]] std::uint8_t byte(std::uint64_t guest_address) {
+    [[nodiscard]] std::uint8_t byte(std::uint64_t guest_address) const {
         return std::to_integer<std::uint8_t>(guest.bytes(0)[guest_address - 0x8000]);
     }
 

@@ -100,6 +100,7 @@ Result<std::shared_ptr<const MemoryMap>> MemoryMap::without(const GuestRange& ra
 }
 
 Result<std::shared_ptr<const MemoryMap>> MemoryMap::with_replaced(
+    // NOLINTNEXTLINE(performance-unnecessary-value-param): its owner gives it away, as to Layout::add()
     const GuestRange& range, std::shared_ptr<const Region> region) const {
     const std::size_t number = GM_TRY(number_of(range, "replace"));
     Layout layout{{.granule_bytes = granule_bytes_}};

@@ -29,12 +29,13 @@ struct TailPadded {
     std::uint8_t kind;
 };
 struct WithConstructor {
-    WithConstructor() : value(1) {}
+    WithConstructor() : value(1) {}  // NOLINT(modernize-use-default-member-init): its subject
     std::uint32_t value;
 };
 struct WithCopy {
     WithCopy() = default;
-    WithCopy(const WithCopy& other) : value(other.value) {}
+    WithCopy(const WithCopy& other)
+        : value(other.value) {}  // NOLINT(modernize-use-equals-default): its subject
     WithCopy& operator=(const WithCopy&) = default;
     ~WithCopy() = default;
     std::uint32_t value;

@@ -116,6 +116,7 @@ TEST_F(PointerGuardTest, IsNamedByItsRegionWhileItLives) {
 
 TEST_F(PointerGuardTest, MovesWithItsNameAndItsMarks) {
     std::optional<WritePointer> first{take(0x1000, 64, "first").value()};
+    // NOLINTNEXTLINE(bugprone-optional-value-conversion): the value moves, the optional stays
     std::optional<WritePointer> second{std::move(*first)};
     EXPECT_TRUE(first->bytes().empty());
     EXPECT_EQ(second->bytes().size(), 64U);

@@ -26,7 +26,7 @@
 ///     const ssize_t count = ::preadv(disk, list.iovecs(), int(list.slices().size()), offset);
 ///     list.mark_written(count > 0 ? count : list.size_bytes());   // a file, not opened with O_DIRECT
 
-struct iovec;
+struct iovec;  // NOLINT(readability-identifier-naming): the kernel's
 
 namespace guestmem {
 

@@ -230,6 +230,7 @@ TEST_F(ScatterListTest, MarksWhatWasAddedAfterItWasTold) {
 TEST_F(ScatterListTest, MovesWithAllThatItHolds) {
     std::optional<ScatterList> first{std::in_place, Access::write, "moved"};
     ASSERT_TRUE(add(*first, 0x1000, 64));
+    // NOLINTNEXTLINE(bugprone-optional-value-conversion): the value moves, the optional stays
     std::optional<ScatterList> second{std::move(*first)};
     first.reset();
     EXPECT_THAT(memory_.take_dirty(0), IsEmpty());

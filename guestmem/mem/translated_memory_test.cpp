@@ -28,7 +28,6 @@ using testing::counted_bytes;
 using testing::io_range;
 using testing::IoSession;
 using testing::is_all;
-using testing::TableTranslator;
 using testing::TestDevice;
 using testing::TestMap;
 using testing::translation;
@@ -225,7 +224,7 @@ struct AcrossMappings : ::testing::Test {
         device->table->set(translation(0x1200, 0x200, 0x8f80));
     }
     /// Where each byte of the range is.
-    std::byte& byte(std::uint64_t i) {
+    [[nodiscard]] std::byte& byte(std::uint64_t i) const {
         if (i < 0x100) return guest.bytes(0)[0xf00 + i];
         if (i < 0x200) return guest.bytes(1)[0xf0 + i - 0x100];
         return i < 0x280 ? guest.bytes(0)[0xf80 + i - 0x200] : guest.bytes(2)[i - 0x280];

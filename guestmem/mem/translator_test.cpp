@@ -108,7 +108,7 @@ struct HostileTranslator : ::testing::Test {
         guest.ram(0x8000, 0x1000);
         memory = space.make_memory("queue 0", guest.map()).value();
     }
-    [[nodiscard]] AccessResult<void> write(std::uint64_t address) {
+    [[nodiscard]] AccessResult<void> write(std::uint64_t address) const {
         return memory->write<std::uint64_t>(IoAddress{address}, 1);
     }
     void expect(AccessReason reason, std::uint64_t address) {

@@ -400,17 +400,17 @@ protected:
 TEST_P(TypedAccessLostTest, GivesAFaultForObjectsAndAtomicsAndMarksNothing) {
     lost_.lose_from(2);
     const std::uint64_t caught = count_caught_faults();
-    const std::uint64_t address = lost_.page(2).value();
+    const std::uint64_t address = LostMemory::page(2).value();
     const AccessError read_fault{AccessReason::fault, Access::read, address, 0};
     const AccessError write_fault{AccessReason::fault, Access::write, address, 0};
     for (int turn = 0; turn < 2; ++turn) {
-        EXPECT_EQ(memory_.read<std::uint8_t>(lost_.page(2)).error(), read_fault);
-        EXPECT_EQ(memory_.read<std::uint64_t>(lost_.page(2)).error(), read_fault);
-        EXPECT_EQ(memory_.read<Blob<12>>(lost_.page(2)).error(), read_fault);
-        EXPECT_EQ(memory_.read<Blob<100>>(lost_.page(2)).error(), read_fault);
-        EXPECT_EQ(memory_.read_be<std::uint32_t>(lost_.page(2)).error(), read_fault);
-        EXPECT_EQ(memory_.write<std::uint16_t>(lost_.page(2), 1).error(), write_fault);
-        EXPECT_EQ(memory_.write(lost_.page(2), Blob<64>{}).error(), write_fault);
+        EXPECT_EQ(memory_.read<std::uint8_t>(LostMemory::page(2)).error(), read_fault);
+        EXPECT_EQ(memory_.read<std::uint64_t>(LostMemory::page(2)).error(), read_fault);
+        EXPECT_EQ(memory_.read<Blob<12>>(LostMemory::page(2)).error(), read_fault);
+        EXPECT_EQ(memory_.read<Blob<100>>(LostMemory::page(2)).error(), read_fault);
+        EXPECT_EQ(memory_.read_be<std::uint32_t>(LostMemory::page(2)).error(), read_fault);
+        EXPECT_EQ(memory_.write<std::uint16_t>(LostMemory::page(2), 1).error(), write_fault);
+        EXPECT_EQ(memory_.write(LostMemory::page(2), Blob<64>{}).error(), write_fault);
         expect_all_refused<std::uint8_t>(memory_, address, AccessReason::fault, address);
         expect_all_refused<std::uint16_t>(memory_, address, AccessReason::fault, address);
         expect_all_refused<std::uint32_t>(memory_, address, AccessReason::fault, address);
@@ -420,7 +420,7 @@ TEST_P(TypedAccessLostTest, GivesAFaultForObjectsAndAtomicsAndMarksNothing) {
     for (std::size_t i = 0; i < 3; ++i) EXPECT_TRUE(lost_.map().take_dirty(i).empty());
     // The page before and the region behind are good; so is the page once it is back.
     EXPECT_TRUE(memory_.write<std::uint64_t>(GuestAddress{address - 8}, 1));
-    EXPECT_TRUE(memory_.write<std::uint64_t>(lost_.page(4), 1));
+    EXPECT_TRUE(memory_.write<std::uint64_t>(LostMemory::page(4), 1));
     lost_.find_again();
     EXPECT_TRUE(refusals<std::uint64_t>(memory_, address).empty());
 }
@@ -429,8 +429,8 @@ TEST_P(TypedAccessLostTest, WritesNothingOfAnIntegerThatReachesIntoALostPage) {
     lost_.lose_from(2);
     for (const std::uint64_t before : {1U, 3U, 4U, 7U}) {
         SCOPED_TRACE(before);
-        const GuestAddress address{lost_.page(2).value() - before};
-        const std::uint64_t lost = lost_.page(2).value();
+        const GuestAddress address{LostMemory::page(2).value() - before};
+        const std::uint64_t lost = LostMemory::page(2).value();
         EXPECT_EQ(memory_.write(address, ~std::uint64_t{0}).error(),
                   (AccessError{AccessReason::fault, Access::write, lost, 0}));
         EXPECT_EQ(memory_.read<std::uint64_t>(address).error(),
@@ -442,7 +442,7 @@ TEST_P(TypedAccessLostTest, WritesNothingOfAnIntegerThatReachesIntoALostPage) {
 
 TEST_P(TypedAccessLostTest, CountsTheBytesOfALargerObjectBeforeALostPage) {
     lost_.lose_from(2);
-    const std::uint64_t border = lost_.page(2).value();
+    const std::uint64_t border = LostMemory::page(2).value();
     for (const std::uint64_t before : {1U, 4U, 9U, 11U}) {
         SCOPED_TRACE(before);
         const GuestAddress address{border - before};
@@ -459,15 +459,15 @@ TEST_P(TypedAccessLostTest, AnIntegerAcrossARegionsBorderIsAFaultWhereTheLostPag
     lost_.lose_from(0);
     for (const std::uint64_t below : {1U, 2U, 5U}) {
         SCOPED_TRACE(below);
-        const GuestAddress low{lost_.base - below};
-        const AccessError expected{AccessReason::fault, Access::read, lost_.base, below};
+        const GuestAddress low{LostMemory::base - below};
+        const AccessError expected{AccessReason::fault, Access::read, LostMemory::base, below};
         EXPECT_EQ(memory_.read<std::uint64_t>(low).error(), expected);
         EXPECT_EQ(memory_.write(low, ~std::uint64_t{0}).error(),
-                  (AccessError{AccessReason::fault, Access::write, lost_.base, below}));
+                  (AccessError{AccessReason::fault, Access::write, LostMemory::base, below}));
         EXPECT_TRUE(is_all(lost_.map().bytes(0).last(below), std::byte{0xff}));
         EXPECT_EQ(lost_.map().take_dirty(0), Numbers{page_size_bytes / 64 - 1});
         // From the lost page into the good region behind it: the first byte is refused.
-        const GuestAddress high{lost_.page(4).value() - below};
+        const GuestAddress high{LostMemory::page(4).value() - below};
         EXPECT_EQ(memory_.read<std::uint64_t>(high).error(),
                   (AccessError{AccessReason::fault, Access::read, high.value(), 0}));
         EXPECT_EQ(memory_.write(high, ~std::uint64_t{0}).error(),

@@ -40,6 +40,7 @@ using testing::TempFolder;
 using Action = struct sigaction;
 
 /// The handlers and the mask as they were, put back when a test ends.
+// NOLINTNEXTLINE(cppcoreguidelines-virtual-class-destructor): gtest destroys it by its own
 class FaultGuard : public ::testing::Test {
 protected:
     FaultGuard() {

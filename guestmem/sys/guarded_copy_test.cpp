@@ -280,10 +280,12 @@ private:
     }
 
     // A handler has no other way to know.
+    // NOLINTBEGIN(readability-identifier-naming): private members
     static inline std::span<const std::byte> watched_;
     static inline std::array<std::byte, 128> seen_;
     static inline std::array<Store, 128> stores_;
     static inline std::ptrdiff_t count_ = 0;
+    // NOLINTEND(readability-identifier-naming)
     struct sigaction before_{};
 };
 

@@ -155,7 +155,7 @@ TYPED_TEST(Guarded, AChangeTouchesNoNeighbor) {
     TypeParam previous{};
     TypeParam expected{};
     bool is_exchanged = false;
-    const TypeParam ones = static_cast<TypeParam>(~TypeParam{0});
+    const auto ones = static_cast<TypeParam>(~TypeParam{0});
     EXPECT_TRUE(try_fetch_add(this->place(), ones, previous));
     EXPECT_TRUE(try_fetch_or(this->place(), ones, previous));
     EXPECT_TRUE(try_fetch_and(this->place(), TypeParam{0}, previous));

@@ -387,7 +387,7 @@ TEST(MemoryLimits, AnyCallThatFailsIsAnError) {
     tree.write("sys/fs/cgroup/a/memory.max", "1000\n");
     tree.write("sys/fs/cgroup/a/memory.current", "1\n");
     tree.write("sys/fs/cgroup/a/memory.stat", "active_file 1\n");
-    // Seven files, each opened and read twice; the mount point's limit, which is not there, three getrlimit, and capget.
+    // Seven files, each opened and read twice; the mount point's limit, which is not there; three getrlimit; capget.
     EXPECT_EQ(for_each_fault([&] { return tree.limits(); }), 26U);
 }
 

@@ -11,7 +11,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -341,20 +340,6 @@ TEST(Backend, OfAFileThatSomebodyMadeAfterThePlanIsAnErrorAndTheFileStays) {
     ASSERT_FALSE(backend);
     EXPECT_EQ(backend.error().code(), Errc::already_exists);
     EXPECT_EQ(folder.read("ram"), "mine");
-}
-
-TEST(Backend, AFileThatTookTheNameOfOneThatWasMadeIsNotRemoved) {
-    const TempFolder folder;
-    const std::string path = folder.path_of("ram");
-    const BackendPlan plan = planned(
-        parse_backend("memory-backend-file,id=a,size=1M,share=on,prealloc=on,mem-path=" + path).value());
-    // The name goes to another file while pages are taken, and then there are no more.
-    const auto take_the_name = [&](std::uint64_t) {
-        std::filesystem::rename(folder.write("other", "of somebody"), path);
-        throw std::runtime_error{"the end"};
-    };
-    EXPECT_THROW(static_cast<void>(Backend::create(plan, take_the_name)), std::runtime_error);
-    EXPECT_EQ(folder.read("ram"), "of somebody");
 }
 
 TEST(Backend, OfAResourceFileThatIsTooShortIsAnErrorAndNoSignal) {

@@ -11,7 +11,7 @@
 /// How pages go back to the host: for a balloon, for free page reporting, for memory that is unplugged.
 ///
 /// Concepts: what a discard does depends on what the bytes stand in, and is known before a backend is made: a row of
-/// discard_rules. Who discards asks check_discard() once, when a device is planned, and Backend::discard() then does it.
+/// discard_rules. Who discards asks check_discard() once, when a device is planned; Backend::discard() then does it.
 /// Contract: the pages of a private mapping are dropped, and the file under it is never punched: others read it. Pages
 /// of a memory object or of a file that is mapped shared are punched: all who map it read zeros. ROM and physical
 /// memory are left alone.
@@ -19,8 +19,8 @@
 /// Example:
 ///     if (check_discard(plan, DiscardUse::balloon).has_refusal()) ...  // offer no balloon
 ///     GM_TRY(backend->discard(page_number * page_size_bytes, page_size_bytes));
-/// Known holes: a discard changes what a guest reads, and no dirty log hears of it: who keeps one marks the range. Pages
-/// that somebody has pinned (VFIO) are taken out of our mapping and stay with the device: who pins says so itself.
+/// Known holes: a discard changes what a guest reads, and no dirty log hears of it: who keeps one marks the range.
+/// Pages that somebody has pinned (VFIO) leave our mapping and stay with the device: who pins says so itself.
 
 namespace guestmem {
 

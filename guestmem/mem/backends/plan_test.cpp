@@ -366,7 +366,9 @@ TEST(BackendPlanFiles, AFolderGivesATemporaryFileOrIsRefusedForReading) {
 TEST(BackendPlanFiles, ABadSizeIsRefusedForAllButRamAndMakesNoFile) {
     for (const std::string size : {"100", "4097"})
         for (const std::string kind : {"file", "memfd", "shm"}) {
-            const BackendPlan plan = plan_of(kind + ",size=" + size + "|absent");
+            std::string text = kind;
+            text.append(",size=").append(size).append("|absent");
+            const BackendPlan plan = plan_of(text);
             ASSERT_EQ(codes_of(plan), Codes{"size-not-whole-pages"});
             EXPECT_EQ(plan.effect, FileEffect::none);
             EXPECT_EQ(plan.problems.all().front().message,

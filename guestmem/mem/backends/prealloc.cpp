@@ -24,6 +24,8 @@ namespace guestmem {
 namespace {
 
 constexpr std::uint64_t bytes_per_thread = std::uint64_t{64} << 20;
+/// Small enough that threads end together, large enough that taking the next one costs nothing.
+constexpr std::uint64_t bytes_per_piece = std::uint64_t{16} << 20;
 
 /// Fails when fewer than that many bytes are left for ordinary pages.
 Result<void> check_left(std::uint64_t needed_bytes, std::uint64_t done_bytes) {
@@ -31,9 +33,8 @@ Result<void> check_left(std::uint64_t needed_bytes, std::uint64_t done_bytes) {
     std::uint64_t left = limits.available_bytes;
     if (limits.cgroup_headroom_bytes) left = std::min(left, *limits.cgroup_headroom_bytes);
     if (needed_bytes <= left) return {};
-    return Error{Errc::exhausted,
-                 fmt::format("prealloc: {} bytes were taken, {} more are needed, and {} are left", done_bytes,
-                             needed_bytes, left)};
+    return Error{Errc::exhausted, fmt::format("{} bytes were taken, {} more are needed, and {} are left",
+                                              done_bytes, needed_bytes, left)};
 }
 
 /// What SIGBUS would have said.
@@ -77,38 +78,86 @@ Result<void> populate_part(std::span<std::byte> bytes, std::uint64_t page_bytes)
     return std::move(done).error();
 }
 
-/// One part for each thread, whole pages. When there are fewer threads to be had, each does more of them.
-Result<void> populate(std::span<std::byte> bytes, std::uint64_t page_bytes, std::uint64_t count_threads) {
-    const std::uint64_t count_pages = bytes.size() / page_bytes;
-    const std::uint64_t count_parts = std::max<std::uint64_t>(std::min(count_threads, count_pages), 1);
-    std::atomic<std::uint64_t> next{0};
-    std::mutex mutex;
-    std::optional<Error> failure;
-    const auto work = [&] {
-        for (std::uint64_t part = next++; part < count_parts; part = next++) {
-            const std::uint64_t begin = count_pages * part / count_parts * page_bytes;
-            const std::uint64_t behind =
-                part + 1 == count_parts ? bytes.size() : count_pages * (part + 1) / count_parts * page_bytes;
-            auto done = populate_part(bytes.subspan(begin, behind - begin), page_bytes);
-            if (done) continue;
-            const std::scoped_lock lock{mutex};
-            if (!failure) failure = std::move(done).error();
-            return;
-        }
-    };
-    {
+/// Pieces of the bytes, of which each thread takes the next one when it is done with its own.
+class Job {
+public:
+    Job(std::span<std::byte> bytes, std::uint64_t page_bytes, const PreallocProgress& progress)
+        : bytes_(bytes),
+          page_bytes_(page_bytes),
+          piece_bytes_(std::max(bytes_per_piece, page_bytes)),
+          chunk_bytes_(std::max(prealloc_chunk_bytes, page_bytes)),
+          progress_(progress) {}
+
+    Result<void> run(std::uint64_t count_threads) {
         std::vector<std::jthread> threads;
-        threads.reserve(count_parts);
+        threads.reserve(count_threads);
+        // The threads end before their vector goes: also when the caller's progress throws.
+        const AtEnd stop{is_stopped_};
         try {
-            for (std::uint64_t number = 1; number < count_parts; ++number) threads.emplace_back(work);
-        } catch (const std::system_error&) {
-            // A limit on threads (RLIMIT_NPROC, pids.max): those that there are go on.
+            for (std::uint64_t number = 1; number < count_threads; ++number)
+                threads.emplace_back([this] { work(nullptr); });
+        } catch (const std::system_error&) {  // NOLINT(bugprone-empty-catch)
+            // A limit on threads (RLIMIT_NPROC, pids.max): those that there are do all of it.
         }
-        work();
+        work(&progress_);
+        threads.clear();
+        if (failure_) return std::move(*failure_).with_context("prealloc");
+        return {};
     }
-    if (failure) return std::move(*failure).with_context("prealloc");
-    return {};
-}
+
+private:
+    struct AtEnd {
+        std::atomic<bool>& flag;
+        ~AtEnd() { flag = true; }
+    };
+
+    void work(const PreallocProgress* progress) {
+        while (!is_stopped_) {
+            const std::uint64_t begin = next_.fetch_add(piece_bytes_);
+            if (begin >= bytes_.size()) return;
+            const std::uint64_t size = std::min<std::uint64_t>(piece_bytes_, bytes_.size() - begin);
+            auto taken = take(begin, size);
+            if (!taken) {
+                const std::scoped_lock lock{mutex_};
+                if (!failure_) failure_ = std::move(taken).error();
+                is_stopped_ = true;
+                return;
+            }
+            const std::uint64_t done = done_ += size;
+            if (progress != nullptr && *progress) (*progress)(done);
+        }
+    }
+
+    Result<void> take(std::uint64_t begin, std::uint64_t size) {
+        // Huge pages come from a pool of their own.
+        if (page_bytes_ == page_size_bytes) GM_TRY(check_chunk(begin + size));
+        return populate_part(bytes_.subspan(begin, size), page_bytes_);
+    }
+
+    /// Asks for the next chunk when a piece is the first to reach into it.
+    Result<void> check_chunk(std::uint64_t behind) {
+        const std::scoped_lock lock{mutex_};
+        while (checked_ < behind) {
+            const std::uint64_t chunk_end = std::min<std::uint64_t>(checked_ + chunk_bytes_, bytes_.size());
+            const std::uint64_t done = done_;
+            GM_TRY(check_left(chunk_end - done, done));
+            checked_ = chunk_end;
+        }
+        return {};
+    }
+
+    std::span<std::byte> bytes_;
+    std::uint64_t page_bytes_;
+    std::uint64_t piece_bytes_;
+    std::uint64_t chunk_bytes_;
+    const PreallocProgress& progress_;
+    std::atomic<std::uint64_t> next_{0};
+    std::atomic<std::uint64_t> done_{0};
+    std::atomic<bool> is_stopped_{false};
+    std::mutex mutex_;
+    std::uint64_t checked_ = 0;     ///< up to there is memory enough; under the mutex
+    std::optional<Error> failure_;  ///< the first one; under the mutex
+};
 
 }  // namespace
 
@@ -116,16 +165,7 @@ Result<void> preallocate(std::span<std::byte> bytes, std::uint64_t page_bytes, s
                          const PreallocProgress& progress) {
     if (count_threads == 0) count_threads = std::max(std::thread::hardware_concurrency(), 1U);
     count_threads = std::min({count_threads, max_prealloc_threads, bytes.size() / bytes_per_thread + 1});
-    const std::uint64_t chunk = std::max(prealloc_chunk_bytes, page_bytes);
-    for (std::uint64_t done = 0; done < bytes.size();) {
-        const std::span part = bytes.subspan(done, std::min<std::uint64_t>(chunk, bytes.size() - done));
-        // Huge pages come from a pool of their own.
-        if (page_bytes == page_size_bytes) GM_TRY(check_left(part.size(), done));
-        GM_TRY(populate(part, page_bytes, count_threads));
-        done += part.size();
-        if (progress) progress(done);
-    }
-    return {};
+    return Job{bytes, page_bytes, progress}.run(count_threads);
 }
 
 }  // namespace guestmem

@@ -7,12 +7,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -89,15 +91,33 @@ TEST(Prealloc, OfAllSixteenThreadsGivesEveryPage) {
     EXPECT_EQ(count_resident_pages(mapping.bytes()), size_bytes / page_size_bytes);
 }
 
-TEST(Prealloc, TellsHowFarItIsAfterEachChunk) {
-    constexpr std::uint64_t size = 2 * prealloc_chunk_bytes + page_size_bytes;
-    const auto memory =
-        HostMemory::create_anonymous({.size_bytes = size, .reserve = MapReserve::later}).value();
+TEST(Prealloc, TellsHowFarItIs) {
+    constexpr std::uint64_t size = 200 * mib + page_size_bytes;
+    for (const std::uint64_t threads : {std::uint64_t{1}, std::uint64_t{2}}) {
+        const auto memory = HostMemory::create_anonymous({.size_bytes = size}).value();
+        static_cast<void>(advise(memory->bytes(), Advice::huge_pages));
+        std::vector<std::uint64_t> told;
+        const auto caller = std::this_thread::get_id();
+        ASSERT_TRUE(preallocate(memory->bytes(), page_size_bytes, threads, [&](std::uint64_t done_bytes) {
+            EXPECT_EQ(std::this_thread::get_id(), caller);
+            told.push_back(done_bytes);
+        }));
+        EXPECT_TRUE(std::ranges::is_sorted(told));
+        if (threads == 1) {
+            EXPECT_EQ(told.size(), 13U) << "pieces of 16 MiB";
+            EXPECT_EQ(told.back(), size);
+        }
+    }
+}
+
+TEST(Prealloc, EndsItsThreadsWhenProgressThrows) {
+    const auto memory = HostMemory::create_anonymous({.size_bytes = 256 * mib}).value();
     static_cast<void>(advise(memory->bytes(), Advice::huge_pages));
-    std::vector<std::uint64_t> told;
-    ASSERT_TRUE(preallocate(memory->bytes(), page_size_bytes, 2,
-                            [&](std::uint64_t done_bytes) { told.push_back(done_bytes); }));
-    EXPECT_EQ(told, (std::vector<std::uint64_t>{prealloc_chunk_bytes, 2 * prealloc_chunk_bytes, size}));
+    EXPECT_THROW(static_cast<void>(preallocate(memory->bytes(), page_size_bytes, 3,
+                                               [](std::uint64_t) { throw std::runtime_error{"enough"}; })),
+                 std::runtime_error);
+    EXPECT_LT(count_resident_pages(memory->bytes()), 256 * mib / page_size_bytes)
+        << "not all of it was taken";
 }
 
 TEST(Prealloc, OfNoBytesIsDone) { EXPECT_TRUE(preallocate({}, page_size_bytes, 4)); }
@@ -241,6 +261,20 @@ TEST(Prealloc, ThatFailsHalfWayLeavesAnEmptyFileEmpty) {
     ASSERT_EQ(::stat(folder.path_of("ram").c_str(), &status), 0);
     EXPECT_EQ(status.st_size, 0);
     EXPECT_EQ(status.st_blocks, 0);
+}
+
+TEST(Prealloc, ThatFailsLeavesAnotherFileThatTookTheName) {
+    const TempFolder folder;
+    const std::string path = folder.path_of("ram");
+    const BackendPlan plan =
+        planned("memory-backend-file,id=a,size=1M,share=on,prealloc=on,mem-path=" + path);
+    // The name goes to another file while pages are taken, and then there are no more.
+    const auto take_the_name = [&](std::uint64_t) {
+        std::filesystem::rename(folder.write("other", "of somebody"), path);
+        throw std::runtime_error{"the end"};
+    };
+    EXPECT_THROW(static_cast<void>(Backend::create(plan, take_the_name)), std::runtime_error);
+    EXPECT_EQ(folder.read("ram"), "of somebody");
 }
 
 TEST(Prealloc, OfRomAndOfWhatIsNotReservedIsRefused) {
@@ -405,9 +439,9 @@ TEST(Prealloc, ThatAControlGroupWouldKillForStopsBetweenChunks) {
         GTEST_SKIP() << "no control group of the first version can be made here: not root, or not mounted";
     const TempFolder folder;
     in_child([&] {
-        const BackendPlan plan =
-            planned("memory-backend-file,id=a,size=384M,share=on,prealloc=on,mem-path=/dev/shm/" +
-                    folder.path().substr(folder.path().rfind('/') + 1));
+        const BackendPlan plan = planned(
+            "memory-backend-file,id=a,size=384M,share=on,prealloc=on,prealloc-threads=1,mem-path=/dev/shm/" +
+            folder.path().substr(folder.path().rfind('/') + 1));
         ASSERT_TRUE(group.enter());
         EXPECT_THAT(message_of(plan),
                     HasSubstr("prealloc: 268435456 bytes were taken, 134217728 more are needed"));

@@ -66,7 +66,7 @@ private:
         ::mprotect(active_->bytes_, page_size_bytes, PROT_READ | PROT_WRITE);
     }
 
-    static inline StoppingPage* active_ = nullptr;
+    static inline StoppingPage* active_ = nullptr;  // NOLINT(readability-identifier-naming): private
     std::byte* bytes_;
     struct sigaction previous_{};
     std::atomic<bool> has_stopped_{false};

@@ -69,7 +69,7 @@ public:
     /// Whether nothing outside of the bytes was written.
     [[nodiscard]] bool has_intact_fences() const {
         const auto* const first = reinterpret_cast<const std::byte*>(words_.data());
-        const std::size_t below = static_cast<std::size_t>(bytes_.data() - first);
+        const auto below = static_cast<std::size_t>(bytes_.data() - first);
         const std::size_t above = words_.size() * 8 - below - bytes_.size();
         return is_all({first, below}, fence) && is_all({bytes_.data() + bytes_.size(), above}, fence);
     }
