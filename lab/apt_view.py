@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Debian packages of any architecture, unpacked into a folder, without installing anything.
 
-usage: apt_view.py --packages FILE --group GROUP --architecture NAME --view FOLDER --into TREE
+usage: apt_view.py --packages FILE --group GROUP --architecture NAME [--suite SUITE] --view FOLDER --into TREE
 
 FILE names packages, one per line; "[name]" begins a group, # a comment. A line "!name" keeps a package out of
 TREE although others depend on it.
@@ -10,6 +10,10 @@ Makes a private view of apt in FOLDER (its own lists, cache and empty dpkg statu
 Debian archive that the machine's apt has, lets apt find all that the packages depend on, downloads it, and
 unpacks it into TREE. apt checks the signatures as always. The machine's own lists, caches and dpkg status are
 neither read nor written, and root is not needed.
+
+With --suite the packages come from another release of Debian, found beside the machine's own in the same places:
+"trixie" is that release with its updates, "trixie-backports" has besides what was built for it later, and takes that
+where both have a package.
 
 A TREE that was made from the same list of packages stays as it is; remove it to fetch anew.
 """
@@ -20,7 +24,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SOURCES = Path("/etc/apt")
@@ -28,6 +32,7 @@ UPDATE_TIMEOUT = 300
 FETCH_TIMEOUT = 900
 UNPACK_TIMEOUT = 300
 STAMP = ".apt_view"
+BACKPORTS = "-backports"
 
 
 class ViewError(Exception):
@@ -138,12 +143,25 @@ def codename_of(os_release):
     raise ViewError("/etc/os-release: has no VERSION_CODENAME; this needs Debian")
 
 
+def sources_of_suite(own, codename, suite):
+    """The same places with another release in them; own are the entries of the machine's release."""
+    release = suite.removesuffix(BACKPORTS)
+    found = [replace(source, suite=release + source.suite.removeprefix(codename)) for source in own]
+    if suite != release:
+        main = [source for source in found if source.suite.rstrip("/") == release]
+        if not main:
+            raise ViewError(f"apt sources: no entry for the suite {codename} itself, beside which {suite} would be")
+        found += [replace(source, suite=suite) for source in main]
+    return list(dict.fromkeys(found))
+
+
 # The view
 
 class View:
-    def __init__(self, folder, architecture, sources):
+    def __init__(self, folder, architecture, sources, suite=None):
         self.folder = folder
         self.architecture = architecture
+        self.suite = suite
         for part in ("lists/partial", "cache/archives/partial", "log", "state", "empty"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         for file in ("status", "empty_file"):
@@ -173,6 +191,8 @@ class View:
             "Dir::State::Lists": folder / "lists",
             "Dir::State::status": folder / "status",
         }
+        if self.suite:
+            values["APT::Default-Release"] = self.suite
         cleared = ("APT::Architectures", "APT::Update::Post-Invoke", "APT::Update::Post-Invoke-Success",
                    "APT::Update::Pre-Invoke", "DPkg::Pre-Invoke", "DPkg::Post-Invoke", "DPkg::Pre-Install-Pkgs")
         lines = [f"#clear {name};" for name in cleared]
@@ -236,16 +256,18 @@ def make_links_relative(tree):
                 path.symlink_to(os.path.relpath(target, path.parent))
 
 
-def make_tree(view_folder, architecture, tree, packages, excluded):
+def make_tree(view_folder, architecture, tree, packages, excluded, suite=None):
     """False when the tree was there already."""
-    wanted = hashlib.sha256("\n".join((architecture, *packages, "", *excluded)).encode()).hexdigest()
+    words = [architecture, *packages, "", *excluded, *(["", suite] if suite else [])]
+    wanted = hashlib.sha256("\n".join(words).encode()).hexdigest()
     stamp = tree / STAMP
     if stamp.is_file() and stamp.read_text() == wanted:
         return False
     codename = codename_of(Path("/etc/os-release").read_text())
     # What a former list of packages has left would be unpacked, too.
     shutil.rmtree(view_folder / "cache", ignore_errors=True)
-    view = View(view_folder, architecture, debian_sources(SOURCES, codename))
+    sources = debian_sources(SOURCES, codename)
+    view = View(view_folder, architecture, sources_of_suite(sources, codename, suite) if suite else sources, suite)
     files = [file for file in view.fetch(packages) if file.name.split("_")[0] not in excluded]
     making = tree.with_name(tree.name + ".making")
     for old in (making, tree):
@@ -264,12 +286,14 @@ def main():
     parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--group", required=True)
     parser.add_argument("--architecture", required=True)
+    parser.add_argument("--suite")
     parser.add_argument("--view", type=Path, required=True)
     parser.add_argument("--into", type=Path, required=True)
     options = parser.parse_args()
     try:
         wanted, excluded = packages_of(options.packages.read_text(), options.group)
-        make_tree(options.view.resolve(), options.architecture, options.into.resolve(), wanted, excluded)
+        make_tree(options.view.resolve(), options.architecture, options.into.resolve(), wanted, excluded,
+                  options.suite)
     except (ViewError, OSError) as error:
         print(f"apt_view: {error}", file=sys.stderr)
         return 1

@@ -74,6 +74,36 @@ class Sources(unittest.TestCase):
             self.lines(self.folder(a_list=ONE_LINE), "trixie")
 
 
+class OtherSuites(unittest.TestCase):
+    OWN = [apt_view.Source(("signed-by=/k.gpg",), "http://a.example/debian", "bookworm", ("main",)),
+           apt_view.Source((), "http://a.example/debian-security", "bookworm-security/", ("main",))]
+
+    def lines(self, suite, own=None):
+        return [source.line("amd64") for source in apt_view.sources_of_suite(own or self.OWN, "bookworm", suite)]
+
+    def test_a_release_is_in_the_places_of_the_own_one(self):
+        self.assertEqual(self.lines("trixie"), [
+            "deb [arch=amd64 signed-by=/k.gpg] http://a.example/debian trixie main",
+            "deb [arch=amd64] http://a.example/debian-security trixie-security/ main"])
+
+    def test_backports_stand_beside_their_release_in_the_archive_alone(self):
+        self.assertEqual(self.lines("trixie-backports"), [
+            *self.lines("trixie"),
+            "deb [arch=amd64 signed-by=/k.gpg] http://a.example/debian trixie-backports main"])
+
+    def test_backports_without_an_entry_for_the_archive_are_an_error(self):
+        with self.assertRaisesRegex(apt_view.ViewError, "trixie-backports"):
+            self.lines("trixie-backports", self.OWN[1:])
+
+    def test_backports_are_preferred_in_the_view(self):
+        with tempfile.TemporaryDirectory(prefix="guestmem-lab-") as folder:
+            apt_view.View(Path(folder), "amd64", self.OWN, "trixie-backports")
+            text = (Path(folder) / "apt.conf").read_text()
+            self.assertIn('APT::Default-Release "trixie-backports";', text)
+            apt_view.View(Path(folder), "amd64", self.OWN)
+            self.assertNotIn("Default-Release", (Path(folder) / "apt.conf").read_text())
+
+
 class Packages(unittest.TestCase):
     TEXT = "# all\n[host]\na  # first\n!b\n\n[target]\nc\n"
 

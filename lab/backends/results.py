@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One line per check, and the account at the end."""
+
+import os
+import sys
+
+PASS, FAIL, NOT_RUN = "PASS", "FAIL", "NOT RUN"
+
+_BRIM = "what is left is compared with the pages alone; page tables and the kernel's own records come on top of them"
+_NODE = "how much memory a node has is not asked, and the kernel ends the process"
+_COPIED = "a private page of a new file in a tmpfs is taken twice: for the file, and for the copy"
+_FAR = "the plan lets sizes and alignments through that no address space has room for"
+_TMPFS = ("memory-backend-file,mem-path=/tmp,share=off: the kernel counts as many pages in the group as the plan "
+          "has said")
+
+# Checks that fail, and why that is known: "part: name" -> reason. One that passes is a failure of this table, and so is
+# one that there is not.
+KNOWN = {
+    "numa: memory-backend-ram: prealloc on a node that has too little memory is an error": _NODE,
+    "numa: memory-backend-memfd: prealloc on a node that has too little memory is an error": _NODE,
+    "huge: a file that has its pages reserved can be mapped again":
+        "pages that a file has reserved for itself count as gone",
+    "memory: plan and kernel agree on one private mapping that has more than the whole machine":
+        "with vm.overcommit_memory=0 the kernel refuses one mapping of more than all memory and swap",
+    "memory: prealloc of all that is available, to the last page, ends no process": _BRIM,
+    f"cgroup-v1: {_TMPFS}": _COPIED,
+    f"cgroup-v2: {_TMPFS}": _COPIED,
+    "cgroup-v1: prealloc of all that is left, to the last page, ends no process": _BRIM,
+    "cgroup-v2: prealloc of all that is left, to the last page, ends no process": _BRIM,
+    "qemu: memory-backend-ram,id=m,size=64K,prealloc-threads=4294967296":
+        "for QEMU it has 32 bits; here any number is taken, and 16 are the most",
+    "qemu: memory-backend-ram,id=m,size=1P,reserve=off": _FAR,
+    "qemu: memory-backend-file,id=m,mem-path=full,size=64K,align=256T": _FAR,
+}
+
+
+class Results:
+    def __init__(self, known=None):
+        self._known = KNOWN if known is None else known
+        self._counts = {PASS: 0, FAIL: 0, NOT_RUN: 0, "KNOWN": 0}
+        self._seen = set()
+        self._failed = []
+        self._not_run = []
+
+    def add(self, word, name, detail=""):
+        """A check that ended with one of the three words."""
+        self._seen.add(name)
+        reason = self._known.get(name)
+        if reason and word == FAIL:
+            word, detail = "KNOWN", f"{reason} ({detail})" if detail else reason
+        elif reason and word == PASS:
+            word, detail = FAIL, f"it passes: take it out of KNOWN ({reason})"
+        self._counts[word] += 1
+        if word == FAIL:
+            self._failed.append(name)
+        if word == NOT_RUN:
+            self._not_run.append(f"{name}: {detail}")
+        is_bold = os.isatty(1) and word == FAIL
+        print(f"\033[1m{word}\033[0m" if is_bold else word, f"{name}: {detail}" if detail else name, flush=True)
+
+    def expect(self, is_good, name, detail=""):
+        self.add(PASS if is_good else FAIL, name, "" if is_good else detail)
+        return is_good
+
+    def not_run(self, name, why):
+        self.add(NOT_RUN, name, why)
+
+    def finish(self, parts, seconds):
+        """The account of these parts; the exit status."""
+        for name, reason in self._known.items():
+            if name.split(":")[0] in parts and name not in self._seen:
+                self.add(FAIL, f"{name} (of KNOWN)", f"there is no such check: take it out ({reason})")
+        counts = self._counts
+        print(f"\nlab backends: {counts[PASS]} checks passed, {counts[FAIL]} failed, {counts['KNOWN']} known to fail, "
+              f"{counts[NOT_RUN]} not run, in {seconds:.0f} s")
+        for text in self._not_run:
+            print(f"  not run: {text}")
+        for text in self._failed:
+            print(f"  failed: {text}")
+        sys.stdout.flush()
+        return 1 if counts[FAIL] or not counts[PASS] else 0
