@@ -244,6 +244,7 @@ Result<MemoryLimits> memory_limits(const std::string& root) {
         return Error{Errc::unsupported, fmt::format("{}: no line '{} NUMBER kB'", path, key)};
     };
     MemoryLimits limits;
+    limits.total_bytes = GM_TRY(line("MemTotal:")) + meminfo_bytes(meminfo, "SwapTotal:").value_or(0);
     limits.available_bytes = GM_TRY(line("MemAvailable:"));
     const std::uint64_t commit_limit = GM_TRY(line("CommitLimit:"));
     limits.commit_left_bytes = commit_limit - std::min(commit_limit, GM_TRY(line("Committed_AS:")));

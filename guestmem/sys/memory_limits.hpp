@@ -34,6 +34,7 @@ inline constexpr std::uint64_t no_memory_limit = std::numeric_limits<std::uint64
 enum class Overcommit : std::uint8_t { heuristic, always, never };
 
 struct MemoryLimits {
+    std::uint64_t total_bytes = no_memory_limit;         ///< all memory and swap
     std::uint64_t available_bytes = 0;                   ///< MemAvailable
     std::optional<std::uint64_t> cgroup_headroom_bytes;  ///< nothing without a limit
     /// The folder of the cgroup that leaves so little, as this process sees it; empty without a limit.

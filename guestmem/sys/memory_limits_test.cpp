@@ -110,6 +110,7 @@ TEST(MemoryLimits, OnLockedMemoryBindThoseWithoutTheCapability) {
 TEST(MemoryLimits, WithoutCgroupsAreThoseOfTheHost) {
     const Tree tree;
     const MemoryLimits limits = tree.limits().value();
+    EXPECT_EQ(limits.total_bytes, 4 * mib) << "without a line for swap there is none";
     EXPECT_EQ(limits.available_bytes, 2 * mib);
     EXPECT_EQ(limits.commit_left_bytes, 60U * 1024);
     EXPECT_EQ(limits.overcommit, Overcommit::heuristic);
@@ -119,7 +120,8 @@ TEST(MemoryLimits, WithoutCgroupsAreThoseOfTheHost) {
 
 TEST(MemoryLimits, MoreCommittedThanAllowedLeavesNothing) {
     const Tree tree;
-    tree.write("proc/meminfo", "MemAvailable: 1 kB\nCommitLimit: 40 kB\nCommitted_AS: 100 kB\n");
+    tree.write("proc/meminfo",
+               "MemTotal: 9 kB\nMemAvailable: 1 kB\nCommitLimit: 40 kB\nCommitted_AS: 100 kB\n");
     EXPECT_EQ(tree.limits()->commit_left_bytes, 0U);
 }
 
@@ -140,9 +142,11 @@ TEST(MemoryLimits, TellTheThreeWaysToOvercommit) {
 TEST(MemoryLimits, AMeminfoWithoutALineIsAnErrorThatNamesIt) {
     const Tree tree;
     for (const char* text :
-         {"", "MemAvailable: 1 kB\nCommitLimit: 1 kB\nCommitted_AS: x kB\n",
-          "MemAvailable: 1 kB\nCommitted_AS: 1 kB\n", "CommitLimit: 1 kB\nCommitted_AS: 1 kB\n",
-          "MemAvailable: 99999999999999999999 kB\nCommitLimit: 1 kB\nCommitted_AS: 1 kB\n"}) {
+         {"", "MemAvailable: 1 kB\nCommitLimit: 1 kB\nCommitted_AS: 1 kB\n",
+          "MemTotal: 1 kB\nMemAvailable: 1 kB\nCommitLimit: 1 kB\nCommitted_AS: x kB\n",
+          "MemTotal: 1 kB\nMemAvailable: 1 kB\nCommitted_AS: 1 kB\n",
+          "MemTotal: 1 kB\nCommitLimit: 1 kB\nCommitted_AS: 1 kB\n",
+          "MemTotal: 1 kB\nMemAvailable: 99999999999999999999 kB\nCommitLimit: 1 kB\nCommitted_AS: 1 kB\n"}) {
         tree.write("proc/meminfo", text);
         const auto limits = tree.limits();
         ASSERT_FALSE(limits) << text;

@@ -91,6 +91,19 @@ Result<NumaNodes> numa_nodes(const std::string& root) {
     return NumaNodes{.online = std::move(*nodes)};
 }
 
+Result<std::optional<std::uint64_t>> node_available_bytes(std::uint16_t node, const std::string& root) {
+    constexpr std::size_t limit_bytes = 16 * 1024;
+    const auto text = GM_TRY(read_if_there(fmt::format("{}/node{}/meminfo", root, node), limit_bytes));
+    if (!text) return std::optional<std::uint64_t>{};
+    const auto line = [&](std::string_view key) {
+        return meminfo_bytes(*text, fmt::format("Node {} {}", node, key));
+    };
+    const auto free_bytes = line("MemFree:");
+    const auto cache_bytes = line("Inactive(file):");
+    if (!free_bytes || !cache_bytes) return std::optional<std::uint64_t>{};
+    return std::optional{*free_bytes + *cache_bytes};
+}
+
 Result<void> bind_memory(std::span<std::byte> bytes, NumaPolicy policy,
                          std::span<const std::uint16_t> nodes) {
     std::string what = fmt::format("bind {} bytes at {} to nodes", bytes.size(), fmt::ptr(bytes.data()));

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,6 +36,11 @@ struct NumaNodes {
 /// A kernel that knows no nodes has one, node 0. A list that is no ascending list of nodes is an error (corrupt).
 [[nodiscard]] Result<NumaNodes> numa_nodes(const std::string& root = "/sys/devices/system/node");
 
+/// What a node can give without taking it from anybody: free, and clean file cache that is not in use. Nothing where
+/// the kernel does not say.
+[[nodiscard]] Result<std::optional<std::uint64_t>> node_available_bytes(
+    std::uint16_t node, const std::string& root = "/sys/devices/system/node");
+
 enum class NumaPolicy : std::uint8_t {
     standard,    ///< the process's own
     preferred,   ///< these, others when they are full
@@ -45,7 +51,8 @@ enum class NumaPolicy : std::uint8_t {
 [[nodiscard]] Result<void> bind_memory(std::span<std::byte> bytes, NumaPolicy policy,
                                        std::span<const std::uint16_t> nodes);
 
-/// The node that the page of this byte is on; a page that is not there is given first, as a read would.
+/// The node that the page of this byte is on. A page that is not there is given first, as a read would: of anonymous
+/// memory that is the kernel's page of zeros, on whatever node it is.
 [[nodiscard]] Result<std::uint16_t> node_of(const std::byte* at);
 
 }  // namespace guestmem

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,7 @@ std::span<std::byte> bytes_of(const GuestPages& pages) { return {pages.data(), p
 TEST(NumaNodes, OfThisHostHaveTheNodeOfItsMemory) {
     if (const std::string why = why_no_numa(); !why.empty()) GTEST_SKIP() << why;
     const GuestPages pages{1};
+    pages.data()[0] = std::byte{1};
     const NumaNodes nodes = numa_nodes().value();
     EXPECT_TRUE(std::ranges::binary_search(nodes.online, node_of(pages.data()).value()));
 }
@@ -98,6 +100,32 @@ TEST(NumaNodes, AnyCallThatFailsIsAnError) {
     EXPECT_EQ(for_each_fault([&] { return numa_nodes(folder.path()); }), 3U);
 }
 
+TEST(NodeAvailableBytes, AreFreePagesAndCacheThatIsNotInUse) {
+    const TempFolder folder;
+    std::filesystem::create_directory(folder.path_of("node3"));
+    folder.write("node3/meminfo",
+                 "Node 3 MemTotal:  100 kB\nNode 3 MemFree:    7 kB\nNode 3 Inactive(anon): 50 kB\n"
+                 "Node 3 Inactive(file):   2 kB\n");
+    EXPECT_EQ(node_available_bytes(3, folder.path()).value(), 9U * 1024);
+    EXPECT_EQ(node_available_bytes(4, folder.path()).value(), std::nullopt);
+    EXPECT_EQ(for_each_fault([&] { return node_available_bytes(3, folder.path()); }), 3U);
+    folder.write("node3/meminfo", "Node 3 MemFree: 7 kB\n");
+    EXPECT_EQ(node_available_bytes(3, folder.path()).value(), std::nullopt);
+    folder.write("node3/meminfo", std::string(20'000, 'x'));
+    EXPECT_FALSE(node_available_bytes(3, folder.path()));
+}
+
+TEST(NodeAvailableBytes, OfThisHostsNodesAreFewerThanItHas) {
+    const NumaNodes nodes = numa_nodes().value();
+    for (const std::uint16_t node : nodes.online) {
+        const auto bytes = node_available_bytes(node).value();
+        if (bytes) {
+            EXPECT_GT(*bytes, 0U);
+            EXPECT_LT(*bytes, std::uint64_t{1} << 46);
+        }
+    }
+}
+
 TEST(BindMemory, EachPolicyIsTakenForTheNodeThatIsThere) {
     if (const std::string why = why_no_numa(); !why.empty()) GTEST_SKIP() << why;
     const Nodes node{numa_nodes()->online.front()};
@@ -106,6 +134,7 @@ TEST(BindMemory, EachPolicyIsTakenForTheNodeThatIsThere) {
         pages.page(1)[0] = std::byte{1};
         const auto bound = bind_memory(bytes_of(pages), policy, node);
         ASSERT_TRUE(bound) << bound.error().message();
+        pages.page(2)[0] = std::byte{1};
         EXPECT_EQ(node_of(pages.page(2)).value(), node.front());
         EXPECT_TRUE(bind_memory(bytes_of(pages), NumaPolicy::standard, {}));
     }
@@ -118,6 +147,7 @@ TEST(BindMemory, ANodeMayBeNamedTwice) {
     // Several preferred nodes: the kernel's newer way, where it has one.
     const auto bound = bind_memory(bytes_of(pages), NumaPolicy::preferred, Nodes{there, there});
     ASSERT_TRUE(bound) << bound.error().message();
+    pages.data()[0] = std::byte{1};
     EXPECT_EQ(node_of(pages.data()).value(), there);
 }
 

@@ -6,32 +6,9 @@ import sys
 
 PASS, FAIL, NOT_RUN = "PASS", "FAIL", "NOT RUN"
 
-_BRIM = "what is left is compared with the pages alone; page tables and the kernel's own records come on top of them"
-_NODE = "how much memory a node has is not asked, and the kernel ends the process"
-_COPIED = "a private page of a new file in a tmpfs is taken twice: for the file, and for the copy"
-_FAR = "the plan lets sizes and alignments through that no address space has room for"
-_TMPFS = ("memory-backend-file,mem-path=/tmp,share=off: the kernel counts as many pages in the group as the plan "
-          "has said")
-
 # Checks that fail, and why that is known: "part: name" -> reason. One that passes is a failure of this table, and so is
 # one that there is not.
-KNOWN = {
-    "numa: memory-backend-ram: prealloc on a node that has too little memory is an error": _NODE,
-    "numa: memory-backend-memfd: prealloc on a node that has too little memory is an error": _NODE,
-    "huge: a file that has its pages reserved can be mapped again":
-        "pages that a file has reserved for itself count as gone",
-    "memory: plan and kernel agree on one private mapping that has more than the whole machine":
-        "with vm.overcommit_memory=0 the kernel refuses one mapping of more than all memory and swap",
-    "memory: prealloc of all that is available, to the last page, ends no process": _BRIM,
-    f"cgroup-v1: {_TMPFS}": _COPIED,
-    f"cgroup-v2: {_TMPFS}": _COPIED,
-    "cgroup-v1: prealloc of all that is left, to the last page, ends no process": _BRIM,
-    "cgroup-v2: prealloc of all that is left, to the last page, ends no process": _BRIM,
-    "qemu: memory-backend-ram,id=m,size=64K,prealloc-threads=4294967296":
-        "for QEMU it has 32 bits; here any number is taken, and 16 are the most",
-    "qemu: memory-backend-ram,id=m,size=1P,reserve=off": _FAR,
-    "qemu: memory-backend-file,id=m,mem-path=full,size=64K,align=256T": _FAR,
-}
+KNOWN = {}
 
 
 class Results:

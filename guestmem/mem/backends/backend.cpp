@@ -173,7 +173,11 @@ Result<void> prepare_bytes(const BackendPlan& plan, std::span<std::byte> bytes,
     if (!options.is_dumped) GM_TRY(advise(bytes, Advice::dont_dump));
     if (options.policy != HostPolicy::standard)
         GM_TRY(bind_memory(bytes, options.policy, options.host_nodes));
-    if (options.is_prealloc) GM_TRY(preallocate(bytes, plan.page_bytes, options.prealloc_threads, progress));
+    const bool is_bound = options.policy == HostPolicy::bind || options.policy == HostPolicy::interleave;
+    const std::span<const std::uint16_t> nodes{options.host_nodes.data(),
+                                               is_bound ? options.host_nodes.size() : 0};
+    if (options.is_prealloc)
+        GM_TRY(preallocate(bytes, plan.page_bytes, options.prealloc_threads, progress, nodes));
     return {};
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "guestmem/mem/backends/checks.hpp"
+#include "guestmem/mem/backends/prealloc.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
 
 namespace guestmem::detail {
@@ -35,7 +36,10 @@ void check_huge_pages(BackendPlan& plan, const MachineFacts& machine) {
                                             format_qemu_size(plan.page_bytes), there);
     const std::string advice = fmt::format("echo {} > /sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages",
                                            pool->count_total + (needed - there), plan.page_bytes / 1024);
-    if (plan.options.is_reserved || plan.options.is_prealloc)
+    if (has_pages && (plan.options.is_reserved || plan.options.is_prealloc))
+        plan.problems.warn("huge-pages-of-file",
+                           message + "; it can be mapped if the file has reserved them before", advice);
+    else if (plan.options.is_reserved || plan.options.is_prealloc)
         plan.problems.refuse("too-few-huge-pages", message, advice);
     else
         plan.problems.warn("too-few-huge-pages",
@@ -54,7 +58,7 @@ void check_available(BackendPlan& plan, const MachineFacts& machine) {
         limits.push_back({false, *machine.limits.cgroup_headroom_bytes,
                           fmt::format("the control group {} has left", machine.limits.cgroup_path)});
     for (const Limit& limit : limits) {
-        if (plan.memory_now_bytes > limit.bytes)
+        if (with_kernel_share(plan.memory_now_bytes) > limit.bytes)
             plan.problems.refuse(
                 limit.is_machine ? "too-little-memory" : "cgroup-limit",
                 fmt::format("{} are taken at once, and {} {}", format_qemu_size(plan.memory_now_bytes),
@@ -71,8 +75,19 @@ void check_available(BackendPlan& plan, const MachineFacts& machine) {
 /// A kernel that promises no more than it has counts private memory when it is mapped, and the pages of memory objects
 /// and of tmpfs one by one when they come.
 void check_commit(BackendPlan& plan, const MachineFacts& machine) {
-    if (machine.limits.overcommit != Overcommit::never || plan.is_huge) return;
     const bool is_private = plan.mode.sharing == MapSharing::private_copy;
+    const bool is_counted =
+        is_private && plan.memory_worst_bytes != 0 && !plan.is_huge && plan.options.is_reserved;
+    if (machine.limits.overcommit == Overcommit::heuristic && is_counted &&
+        plan.mapped_bytes > machine.limits.total_bytes)
+        plan.problems.refuse(
+            "beyond-machine",
+            fmt::format(
+                "{} are mapped, and the kernel maps no more at once than this machine has, {} with swap "
+                "(vm.overcommit_memory=0)",
+                format_qemu_size(plan.mapped_bytes), machine.limits.total_bytes),
+            "reserve=off maps more");
+    if (machine.limits.overcommit != Overcommit::never || plan.is_huge) return;
     if (is_private && plan.memory_worst_bytes != 0 && !plan.options.is_reserved)
         plan.problems.refuse("reserve-off-is-strict",
                              "reserve=off: with vm.overcommit_memory=2 the kernel counts all memory",
@@ -93,6 +108,25 @@ void check_nodes(BackendPlan& plan, const MachineFacts& machine) {
         if (!std::ranges::binary_search(machine.nodes.online, node))
             plan.problems.refuse("node-missing", fmt::format("there is no node {} that is online", node),
                                  fmt::format("online: {}", fmt::join(machine.nodes.online, ", ")));
+    const bool is_bound =
+        plan.options.policy == HostPolicy::bind || plan.options.policy == HostPolicy::interleave;
+    if (!is_bound || plan.is_huge || plan.options.host_nodes.empty()) return;
+    std::uint64_t there = 0;
+    for (const std::uint16_t node : plan.options.host_nodes) {
+        const auto known = machine.node_available_bytes.find(node);
+        if (known == machine.node_available_bytes.end()) return;
+        there += known->second;
+    }
+    const std::string nodes = fmt::format("{}", fmt::join(plan.options.host_nodes, ", "));
+    if (with_kernel_share(plan.memory_now_bytes) > there)
+        plan.problems.refuse("node-too-small",
+                             fmt::format("{} are taken at once, and nodes {} have {} left",
+                                         format_qemu_size(plan.memory_now_bytes), nodes, there));
+    else if (plan.memory_worst_bytes > there)
+        plan.problems.warn("node-small",
+                           fmt::format("{} may be taken in time, and nodes {} have {} left",
+                                       format_qemu_size(plan.memory_worst_bytes), nodes, there),
+                           "the kernel ends processes when these nodes have no more");
 }
 
 }  // namespace

@@ -13,6 +13,13 @@ namespace guestmem::detail {
 
 namespace {
 
+/// Of a process's address space, less what it needs itself.
+#if defined(__x86_64__)
+constexpr std::uint64_t user_space_bits = 47;
+#else
+constexpr std::uint64_t user_space_bits = 48;
+#endif
+constexpr std::uint64_t most_mapped_bytes = (std::uint64_t{1} << user_space_bits) - (std::uint64_t{1} << 40);
 constexpr std::uint64_t max_value = std::numeric_limits<std::uint64_t>::max();
 
 bool is_file(const BackendPlan& plan) { return plan.options.kind == BackendKind::file; }
@@ -118,11 +125,11 @@ void check_sizes(BackendPlan& plan) {
         return;
     }
     const std::optional<std::uint64_t> whole = round_up(options.size_bytes, page);
-    constexpr std::uint64_t most = std::uint64_t{1} << 56;
-    if (!whole || *whole > most) {
-        plan.problems.refuse("size-beyond-space",
-                             fmt::format("size {} in pages of {} is beyond what a process can map ({})",
-                                         options.size_bytes, format_qemu_size(page), format_qemu_size(most)));
+    if (!whole || *whole > most_mapped_bytes) {
+        plan.problems.refuse(
+            "size-beyond-space",
+            fmt::format("size {} in pages of {} is beyond what a process can map ({})", options.size_bytes,
+                        format_qemu_size(page), format_qemu_size(most_mapped_bytes)));
         return;
     }
     if (*whole != options.size_bytes) {
@@ -150,7 +157,7 @@ void check_sizes(BackendPlan& plan) {
     else if (options.align_bytes < page)
         plan.problems.refuse("align-below-page",
                              fmt::format("align {} is below the page size {}", options.align_bytes, page));
-    else if (options.align_bytes > most)
+    else if (options.align_bytes > most_mapped_bytes - *whole)
         plan.problems.refuse("align-beyond-space",
                              fmt::format("align {} is beyond what a process can map", options.align_bytes));
 }

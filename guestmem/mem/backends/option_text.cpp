@@ -285,6 +285,8 @@ private:
         }
         if (member == &BackendOptions::prealloc_threads && *number == 0)
             return complain(item.value_at, "prealloc-threads is 0; somebody has to do it", "write 1 or more");
+        if (member == &BackendOptions::prealloc_threads && !std::in_range<std::uint32_t>(*number))
+            return complain(item.value_at, fmt::format("prealloc-threads is {}; it has 32 bits", *number));
         put(property, member, *number, item);
     }
 

@@ -141,6 +141,8 @@ TEST(BackendText, QemusOwnPropertiesAreToldApartFromTypingErrors) {
 
 TEST(BackendText, NoThreadIsNone) {
     EXPECT_THAT(refusal("memory-backend-ram,id=a,size=1,prealloc-threads=0"), HasSubstr("write 1 or more"));
+    EXPECT_THAT(refusal("memory-backend-ram,id=a,size=1,prealloc-threads=4294967296"), HasSubstr("32 bits"));
+    EXPECT_TRUE(parse_backend("memory-backend-ram,id=a,size=1,prealloc-threads=4294967295"));
 }
 
 TEST(BackendText, NodesAreNumbersAndRanges) {

@@ -40,14 +40,20 @@ std::uint64_t memory_of(const BackendPlan& plan) {
     // The kernel promises huge pages to read-only mappings, too.
     const bool is_promised = plan.is_huge && options.is_reserved;
     if (plan.mode.access == MapAccess::read_only && !is_promised) return 0;
-    if (options.kind != BackendKind::file || plan.mode.sharing == MapSharing::private_copy)
-        return plan.mapped_bytes;
+    if (options.kind == BackendKind::ram) return plan.mapped_bytes;
+    const bool is_private = plan.mode.sharing == MapSharing::private_copy;
+    const bool is_object = options.kind != BackendKind::file;
     // What file system a device's name is in says nothing of the device.
     const bool is_device = plan.file.path.exists && plan.file.path.kind != FileKind::regular &&
                            plan.effect != FileEffect::temporary;
-    if (is_device || !plan.file.file_system || !plan.file.file_system->is_memory) return 0;
-    const std::uint64_t there = plan.effect == FileEffect::none ? plan.file.path.allocated_bytes : 0;
-    return plan.mapped_bytes - std::min(plan.mapped_bytes, there);
+    const bool is_memory =
+        is_object || (!is_device && plan.file.file_system && plan.file.file_system->is_memory);
+    const bool is_new = is_object || plan.effect != FileEffect::none;
+    const std::uint64_t there = is_new ? 0 : plan.file.path.allocated_bytes;
+    const std::uint64_t of_file = is_memory ? plan.mapped_bytes - std::min(plan.mapped_bytes, there) : 0;
+    // Before a page is copied the file gets it: memory objects and tmpfs have it twice then. Huge pages have not.
+    if (is_private) return plan.mapped_bytes + (plan.is_huge ? 0 : of_file);
+    return of_file;
 }
 
 std::size_t count_refusals(const BackendPlan& plan) {
@@ -63,6 +69,8 @@ Result<MachineFacts> ask_machine() {
     facts.huge_pages = GM_TRY(huge_page_pools());
     facts.default_huge_page_bytes = default_huge_page_bytes().value_or(0);
     facts.nodes = GM_TRY(numa_nodes());
+    for (const std::uint16_t node : facts.nodes.online)
+        if (const auto bytes = GM_TRY(node_available_bytes(node))) facts.node_available_bytes[node] = *bytes;
     return facts;
 }
 

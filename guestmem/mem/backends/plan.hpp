@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -37,6 +38,7 @@ struct MachineFacts {
     std::vector<HugePagePool> huge_pages;
     std::uint64_t default_huge_page_bytes = 0;  ///< 0: none
     NumaNodes nodes;
+    std::map<std::uint16_t, std::uint64_t> node_available_bytes;  ///< of those that say it
 };
 [[nodiscard]] Result<MachineFacts> ask_machine();
 

@@ -66,7 +66,7 @@ struct Fact {
     std::string_view name;
     void (*apply)(World& w, std::uint64_t value);
 };
-constexpr std::array<Fact, 26> facts{{
+constexpr std::array<Fact, 28> facts{{
     {"no-path", [](World& w, std::uint64_t) { w.options.mem_path.clear(); }},
     {"size", [](World& w, std::uint64_t value) { w.options.size_bytes = value; }},
     {"absent", [](World& w, std::uint64_t) { w.file.path = {}; }},
@@ -92,6 +92,8 @@ constexpr std::array<Fact, 26> facts{{
     {"never", [](World& w, std::uint64_t) { w.machine.limits.overcommit = Overcommit::never; }},
     {"commit", [](World& w, std::uint64_t value) { w.machine.limits.commit_left_bytes = value; }},
     {"fsize", [](World& w, std::uint64_t value) { w.machine.limits.file_size_bytes = value; }},
+    {"total", [](World& w, std::uint64_t value) { w.machine.limits.total_bytes = value; }},
+    {"node", [](World& w, std::uint64_t value) { w.machine.node_available_bytes[0] = value; }},
     {"as", [](World& w, std::uint64_t value) { w.machine.limits.address_space_bytes = value; }},
 }};
 
@@ -168,7 +170,7 @@ const std::vector<Rule> option_rules{
      "memfd,hugetlb=on,hugetlbsize=3M", "memfd,hugetlb=on,hugetlbsize=2M"},
     {"no-huge-pages", refusal, {"no huge pages"}, "memfd,hugetlb=on|default-huge=0", "memfd,hugetlb=on"},
     {"size-zero", refusal, {"size is 0"}, "ram|size=0", "ram|size=4096"},
-    {"size-beyond-space", refusal, {"72057594037931008", "64P"}, "memfd|size=72057594037931008", "memfd,size=32G"},
+    {"size-beyond-space", refusal, {"139637976731648", "127T"}, "memfd|size=139637976731648", "memfd,size=32G"},
     {"size-beyond-space", refusal, {"4194304 in pages of 8E"}, "memfd,hugetlb=on,hugetlbsize=8E", "memfd,hugetlb=on"},
     {"size-rounded-up", warning, {"4097", "8192"}, "ram,size=4097", "ram,size=8192"},
     {"size-not-whole-pages", refusal, {"4097", "pages of 4096", "8192"}, "file,size=4097", "file,size=8192"},
@@ -179,7 +181,7 @@ const std::vector<Rule> option_rules{
      "file,offset=9223372036850581504", "physical,offset=9223372036850577408"},
     {"align-not-a-power", refusal, {"align 12288"}, "file,align=12K", "file,align=8K"},
     {"align-below-page", refusal, {"2048", "4096"}, "file,align=2K", "file,align=4K"},
-    {"align-beyond-space", refusal, {"144115188075855872"}, "file,align=128P", "file,align=64P"},
+    {"align-beyond-space", refusal, {"140737488355328"}, "file,align=128T", "file,align=64T"},
 };
 
 const std::vector<Rule> file_rules{
@@ -224,13 +226,15 @@ const std::vector<Rule> memory_rules{
      "memfd,hugetlb=on|huge-free=1", "memfd,hugetlb=on|huge-free=2"},
     {"too-few-huge-pages", warning, {"2 huge pages of 2M", "SIGBUS"},
      "memfd,hugetlb=on,reserve=off|huge-free=1", "memfd,hugetlb=on,reserve=off"},
-    {"too-few-huge-pages", refusal, {"1 huge pages of 2M", "0 are free"},
+    {"huge-pages-of-file", warning, {"1 huge pages of 2M", "0 are free", "reserved them before"},
      "file,share=on|hugetlbfs,allocated=2M,huge-free=0", "file,share=on|hugetlbfs,allocated=4M,huge-free=0"},
     {"too-little-memory", refusal, {"4M are taken", "4194303"},
-     "ram,prealloc=on|available=4194303", "ram,prealloc=on|available=4M"},
+     "ram,prealloc=on|available=4194303", "ram,prealloc=on|available=8421376"},
+    {"too-little-memory", refusal, {"4M are taken", "8421375"},
+     "ram,prealloc=on|available=8421375", "ram,prealloc=on|available=8421376"},
     {"little-memory", warning, {"4M may be taken", "4194303"}, "ram|available=4194303", "ram|available=4M"},
     {"cgroup-limit", refusal, {"4M are taken", "control group /vms has left 4194303"},
-     "ram,prealloc=on|cgroup=4194303", "ram,prealloc=on|cgroup=4M"},
+     "ram,prealloc=on|cgroup=4194303", "ram,prealloc=on|cgroup=8421376"},
     {"cgroup-small", warning, {"4M may be taken", "control group /vms has left 4194303"},
      "ram|cgroup=4194303", "file,readonly=on|cgroup=1"},
     {"reserve-off-is-strict", refusal, {"vm.overcommit_memory=2"}, "ram,reserve=off|never", "ram,reserve=off|always"},
@@ -243,6 +247,13 @@ const std::vector<Rule> memory_rules{
      "shm|never,commit=4194303", "shm|never,commit=4M"},
     {"commit-small", warning, {"3M are counted", "3145727"},
      "file,share=on|tmpfs,allocated=1M,never,commit=3145727", "file,share=on|tmpfs,allocated=1M,never,commit=3M"},
+    {"beyond-machine", refusal, {"4M are mapped", "4194303 with swap", "reserve=off"},
+     "ram|total=4194303", "ram,reserve=off|total=4194303"},
+    {"beyond-machine", refusal, {"4M are mapped"}, "file|total=4194303", "memfd|total=4194303"},
+    {"node-too-small", refusal, {"4M are taken", "nodes 0 have 8421375"},
+     "ram,prealloc=on,host-nodes=0,policy=bind|node=8421375", "ram,prealloc=on,host-nodes=0,policy=bind|node=8421376"},
+    {"node-small", warning, {"4M may be taken", "nodes 0 have 4194303"},
+     "ram,host-nodes=0,policy=interleave|node=4194303", "ram,host-nodes=0,policy=preferred|node=4194303"},
     {"node-missing", refusal, {"node 1", "online: 0"},
      "ram,host-nodes=0-1,policy=bind", "ram,host-nodes=0,policy=bind"},
     {"address-space-limit", refusal, {"4194304 are mapped", "4194303", "ulimit"}, "ram|as=4194303", "ram|as=4M"},
@@ -519,9 +530,9 @@ TEST(BackendPlanCosts, AreOfWhatIsWrittenNowAndInTime) {
         {"ram,prealloc=on", whole, whole},
         {"ram,share=on,prealloc=on", whole, whole},
         {"memfd", 0, whole},
-        {"memfd,share=off", 0, whole},
+        {"memfd,share=off", 0, 2 * whole},
         {"memfd,prealloc=on", whole, whole},
-        {"memfd,share=off,prealloc=on", whole, whole},
+        {"memfd,share=off,prealloc=on", 2 * whole, 2 * whole},
         {"memfd,hugetlb=on", whole, whole},
         {"memfd,hugetlb=on,reserve=off", 0, whole},
         {"shm", 0, whole},
@@ -541,6 +552,9 @@ TEST(BackendPlanCosts, AreOfWhatIsWrittenNowAndInTime) {
         {"file,share=on,prealloc=on|tmpfs,allocated=1M", whole - mib, whole - mib},
         {"file,share=on|tmpfs,allocated=16M", 0, 0},
         {"file|tmpfs,allocated=16M", 0, whole},
+        {"file|tmpfs,allocated=1M", 0, 2 * whole - mib},
+        {"file,prealloc=on|tmpfs,absent", 2 * whole, 2 * whole},
+        {"memfd,share=off,hugetlb=on", whole, whole},
         {"file|hugetlbfs", whole, whole},
         {"file,reserve=off|hugetlbfs", 0, whole},
         {"file,readonly=on|hugetlbfs", whole, whole},

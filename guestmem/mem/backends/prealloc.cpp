@@ -18,6 +18,7 @@
 #include "guestmem/sys/guarded.hpp"
 #include "guestmem/sys/memory_advice.hpp"
 #include "guestmem/sys/memory_limits.hpp"
+#include "guestmem/sys/numa.hpp"
 
 namespace guestmem {
 
@@ -28,13 +29,21 @@ constexpr std::uint64_t bytes_per_thread = std::uint64_t{64} << 20;
 constexpr std::uint64_t bytes_per_piece = std::uint64_t{16} << 20;
 
 /// Fails when fewer than that many bytes are left for ordinary pages.
-Result<void> check_left(std::uint64_t needed_bytes, std::uint64_t done_bytes) {
+Result<void> check_left(std::uint64_t needed_bytes, std::uint64_t done_bytes,
+                        std::span<const std::uint16_t> bound_nodes) {
     const MemoryLimits limits = GM_TRY(memory_limits());
     std::uint64_t left = limits.available_bytes;
     if (limits.cgroup_headroom_bytes) left = std::min(left, *limits.cgroup_headroom_bytes);
-    if (needed_bytes <= left) return {};
-    return Error{Errc::exhausted, fmt::format("{} bytes were taken, {} more are needed, and {} are left",
-                                              done_bytes, needed_bytes, left)};
+    if (!bound_nodes.empty()) {
+        std::uint64_t of_nodes = 0;
+        for (const std::uint16_t node : bound_nodes)
+            of_nodes += GM_TRY(node_available_bytes(node)).value_or(limits.available_bytes);
+        left = std::min(left, of_nodes);
+    }
+    if (with_kernel_share(needed_bytes) <= left) return {};
+    return Error{Errc::exhausted,
+                 fmt::format("{} bytes were taken, {} more are needed, and {} are left{}", done_bytes,
+                             needed_bytes, left, bound_nodes.empty() ? "" : " on these nodes")};
 }
 
 /// What SIGBUS would have said.
@@ -81,12 +90,14 @@ Result<void> populate_part(std::span<std::byte> bytes, std::uint64_t page_bytes)
 /// Pieces of the bytes, of which each thread takes the next one when it is done with its own.
 class Job {
 public:
-    Job(std::span<std::byte> bytes, std::uint64_t page_bytes, const PreallocProgress& progress)
+    Job(std::span<std::byte> bytes, std::uint64_t page_bytes, const PreallocProgress& progress,
+        std::span<const std::uint16_t> bound_nodes)
         : bytes_(bytes),
           page_bytes_(page_bytes),
           piece_bytes_(std::max(bytes_per_piece, page_bytes)),
           chunk_bytes_(std::max(prealloc_chunk_bytes, page_bytes)),
-          progress_(progress) {}
+          progress_(progress),
+          bound_nodes_(bound_nodes) {}
 
     Result<void> run(std::uint64_t count_threads) {
         std::vector<std::jthread> threads;
@@ -140,7 +151,7 @@ private:
         while (checked_ < behind) {
             const std::uint64_t chunk_end = std::min<std::uint64_t>(checked_ + chunk_bytes_, bytes_.size());
             const std::uint64_t done = done_;
-            GM_TRY(check_left(chunk_end - done, done));
+            GM_TRY(check_left(chunk_end - done, done, bound_nodes_));
             checked_ = chunk_end;
         }
         return {};
@@ -151,6 +162,7 @@ private:
     std::uint64_t piece_bytes_;
     std::uint64_t chunk_bytes_;
     const PreallocProgress& progress_;
+    std::span<const std::uint16_t> bound_nodes_;
     std::atomic<std::uint64_t> next_{0};
     std::atomic<std::uint64_t> done_{0};
     std::atomic<bool> is_stopped_{false};
@@ -162,10 +174,10 @@ private:
 }  // namespace
 
 Result<void> preallocate(std::span<std::byte> bytes, std::uint64_t page_bytes, std::uint64_t count_threads,
-                         const PreallocProgress& progress) {
+                         const PreallocProgress& progress, std::span<const std::uint16_t> bound_nodes) {
     if (count_threads == 0) count_threads = std::max(std::thread::hardware_concurrency(), 1U);
     count_threads = std::min({count_threads, max_prealloc_threads, bytes.size() / bytes_per_thread + 1});
-    return Job{bytes, page_bytes, progress}.run(count_threads);
+    return Job{bytes, page_bytes, progress, bound_nodes}.run(count_threads);
 }
 
 }  // namespace guestmem

@@ -26,9 +26,18 @@ namespace guestmem {
 inline constexpr std::uint64_t max_prealloc_threads = 16;
 inline constexpr std::uint64_t prealloc_chunk_bytes = std::uint64_t{256} << 20;
 
+/// What the kernel takes besides for ordinary pages: page tables, the trees of files, what stands on its lists. Without
+/// it the last pages of what is left end a process.
+[[nodiscard]] constexpr std::uint64_t with_kernel_share(std::uint64_t bytes) {
+    constexpr std::uint64_t lists = std::uint64_t{4} << 20;
+    return bytes == 0 ? 0 : bytes + bytes / 128 + lists;
+}
+
 using PreallocProgress = std::function<void(std::uint64_t done_bytes)>;
 
+/// `bound_nodes`: the only nodes that give pages (policy=bind); none: all of them.
 [[nodiscard]] Result<void> preallocate(std::span<std::byte> bytes, std::uint64_t page_bytes,
-                                       std::uint64_t count_threads, const PreallocProgress& progress = {});
+                                       std::uint64_t count_threads, const PreallocProgress& progress = {},
+                                       std::span<const std::uint16_t> bound_nodes = {});
 
 }  // namespace guestmem

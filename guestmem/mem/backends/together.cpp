@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "guestmem/mem/backends/plan.hpp"
+#include "guestmem/mem/backends/prealloc.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
 
 namespace guestmem {
@@ -147,7 +148,7 @@ void check_sums(std::span<const BackendPlan> plans, const MachineFacts& machine,
     }
     std::uint64_t most = machine.limits.available_bytes;
     if (machine.limits.cgroup_headroom_bytes) most = std::min(most, *machine.limits.cgroup_headroom_bytes);
-    if (memory_bytes > most)
+    if (with_kernel_share(memory_bytes) > most)
         problems.refuse("too-little-memory-together",
                         fmt::format("together the backends take {} at once, and {} are left",
                                     format_qemu_size(memory_bytes), most));
