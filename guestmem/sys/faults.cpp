@@ -2,6 +2,7 @@
 #include "guestmem/sys/faults.hpp"
 
 #include <array>
+#include <csignal>
 
 #include "guestmem/base/check.hpp"
 
@@ -28,8 +29,8 @@ constexpr std::array<CallFacts, static_cast<std::size_t>(SysCall::count)> facts{
     {"event_loop", ENOMEM},   {"aio", EAGAIN},        {"membarrier", ENOMEM},  {"readv", EIO},
     {"writev", EIO},          {"sigaction", EINVAL},  {"sigmask", EINVAL},     {"access", EIO},
     {"unlink", EPERM},        {"madvise", ENOMEM},    {"mbind", EIO},          {"get_mempolicy", EFAULT},
-    {"getrlimit", EINVAL},
-    {"capget", EPERM},
+    {"getrlimit", EINVAL},    {"capget", EPERM},      {"getrandom", ENOSYS},   {"mkdir", ENOSPC},
+    {"getdents", EIO},        {"lseek", EIO},         {"fsync", EIO},          {"copy_file_range", ENOSPC},
 }};
 
 }  // namespace
@@ -50,6 +51,7 @@ int FaultInjector::decide(SysCall call) {
     const std::uint64_t turn = seen_.fetch_add(1, std::memory_order_relaxed);
     if (turn < nth_ || turn - nth_ >= options_.repeat) return 0;
     fired_.store(call, std::memory_order_relaxed);
+    if (options_.is_deadly) ::raise(SIGKILL);
     return options_.os_error != 0 ? options_.os_error : plausible_errno(call);
 }
 

@@ -67,6 +67,12 @@ enum class SysCall : std::uint8_t {
     get_mempolicy,
     getrlimit,
     capget,
+    getrandom,
+    mkdir,
+    getdents,
+    lseek,
+    fsync,
+    copy_file_range,
     count,
 };
 
@@ -77,11 +83,13 @@ enum class SysCall : std::uint8_t {
 class FaultInjector {
 public:
     /// Fails call number `nth` (0 is the first one from here on). `only` narrows the count to one kind of
-    /// call, `os_error` replaces the plausible errno, `repeat` fails that many calls in a row.
+    /// call, `os_error` replaces the plausible errno, `repeat` fails that many calls in a row. With `is_deadly` the
+    /// process is killed there instead (SIGKILL), before the call.
     struct Options {
         SysCall only = SysCall::count;
         int os_error = 0;
         std::uint64_t repeat = 1;
+        bool is_deadly = false;
     };
     explicit FaultInjector(std::uint64_t nth) : FaultInjector(nth, Options{}) {}
     FaultInjector(std::uint64_t nth, Options options);

@@ -29,15 +29,16 @@ struct TypeName {
     std::uint64_t magic;
     std::string_view name;
 };
-constexpr std::array<TypeName, 9> type_names{{{EXT4_SUPER_MAGIC, "ext4"},
-                                              {xfs_magic, "xfs"},
-                                              {BTRFS_SUPER_MAGIC, "btrfs"},
-                                              {TMPFS_MAGIC, "tmpfs"},
-                                              {RAMFS_MAGIC, "ramfs"},
-                                              {HUGETLBFS_MAGIC, "hugetlbfs"},
-                                              {OVERLAYFS_SUPER_MAGIC, "overlay"},
-                                              {NFS_SUPER_MAGIC, "nfs"},
-                                              {FUSE_SUPER_MAGIC, "fuse"}}};
+constexpr std::array<TypeName, 10> type_names{{{EXT4_SUPER_MAGIC, "ext4"},
+                                               {PROC_SUPER_MAGIC, "proc"},
+                                               {xfs_magic, "xfs"},
+                                               {BTRFS_SUPER_MAGIC, "btrfs"},
+                                               {TMPFS_MAGIC, "tmpfs"},
+                                               {RAMFS_MAGIC, "ramfs"},
+                                               {HUGETLBFS_MAGIC, "hugetlbfs"},
+                                               {OVERLAYFS_SUPER_MAGIC, "overlay"},
+                                               {NFS_SUPER_MAGIC, "nfs"},
+                                               {FUSE_SUPER_MAGIC, "fuse"}}};
 
 /// The largest size and offset of a file.
 constexpr std::uint64_t max_file_bytes = std::numeric_limits<off_t>::max();
@@ -136,6 +137,14 @@ Result<PathFacts> path_facts(const std::string& path) {
                      .inode = status.st_ino,
                      .is_readable = GM_TRY(may_access(path, R_OK)),
                      .is_writable = GM_TRY(may_access(path, W_OK))};
+}
+
+Result<bool> is_link(const std::string& path) {
+    struct stat status{};
+    if (checked_call(SysCall::stat, [&] { return ::lstat(path.c_str(), &status); }) == 0)
+        return S_ISLNK(status.st_mode);
+    if (errno == ENOENT || errno == ENOTDIR) return false;
+    return Error::from_errno(errno, fmt::format("look at {}", path));
 }
 
 Result<FileSystemFacts> file_system_facts(const std::string& path) {

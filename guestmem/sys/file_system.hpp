@@ -45,9 +45,12 @@ struct PathFacts {
 /// A path that leads nowhere is no error; a folder on the way that may not be searched is one.
 [[nodiscard]] Result<PathFacts> path_facts(const std::string& path);
 
+/// Whether the name itself is a link, wherever it leads; false when there is none.
+[[nodiscard]] Result<bool> is_link(const std::string& path);
+
 struct FileSystemFacts {
-    /// "ext4" (also ext2 and ext3), "xfs", "btrfs", "tmpfs", "ramfs", "hugetlbfs", "overlay", "nfs" or "fuse"; of
-    /// another one its magic number, "0x9fa0".
+    /// "ext4" (also ext2 and ext3), "xfs", "btrfs", "tmpfs", "ramfs", "hugetlbfs", "overlay", "nfs", "fuse" or
+    /// "proc"; of another one its magic number, "0x62656572".
     std::string type;
     std::uint64_t page_bytes = 0;  ///< of a mapping: the huge page on hugetlbfs, else the host's page
     /// For an ordinary user; nothing where the file system sets no limit of its own.

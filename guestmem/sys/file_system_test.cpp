@@ -153,9 +153,22 @@ TEST(FileSystemFacts, OfAFolderAndOfItsFileAreTheSame) {
     EXPECT_FALSE(by_path.is_huge);
 }
 
-TEST(FileSystemFacts, OfProcHaveAMagicNumberForAName) {
-    EXPECT_EQ(file_system_facts("/proc")->type, "0x9fa0");
+TEST(FileSystemFacts, OfAnUnknownOneHaveAMagicNumberForAName) {
+    EXPECT_EQ(file_system_facts("/sys")->type, "0x62656572");
+    EXPECT_EQ(file_system_facts("/proc")->type, "proc");
     EXPECT_FALSE(file_system_facts("/proc")->is_memory);
+}
+
+TEST(IsLink, IsAskedOfTheNameItself) {
+    const TempFolder folder;
+    const std::string file = folder.write("f", "x");
+    std::filesystem::create_symlink("f", folder.path_of("link"));
+    std::filesystem::create_symlink("nowhere", folder.path_of("broken"));
+    EXPECT_TRUE(is_link(folder.path_of("link")).value());
+    EXPECT_TRUE(is_link(folder.path_of("broken")).value());
+    for (const std::string& other : {file, folder.path(), folder.path_of("absent"), file + "/below"})
+        EXPECT_FALSE(is_link(other).value()) << other;
+    EXPECT_EQ(for_each_fault([&] { return is_link(file); }), 1U);
 }
 
 TEST(FileSystemFacts, OfAMemfdAreMemoryWithoutALimit) {

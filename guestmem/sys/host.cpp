@@ -8,6 +8,7 @@
 #include <linux/capability.h>
 #include <linux/magic.h>
 #include <pwd.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -183,6 +184,15 @@ bool open_standard_streams() {
     }
     return true;
 }
+
+std::size_t stderr_columns() {
+    winsize size{};
+    constexpr std::size_t usual = 80;
+    if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col < 2) return usual;
+    return size.ws_col;
+}
+
+std::int32_t process_id() { return ::getpid(); }
 
 bool is_stdin_terminal() { return ::isatty(STDIN_FILENO) == 1; }
 bool is_stderr_terminal() { return ::isatty(STDERR_FILENO) == 1; }

@@ -99,9 +99,10 @@ Result<std::optional<std::uint64_t>> node_available_bytes(std::uint16_t node, co
         return meminfo_bytes(*text, fmt::format("Node {} {}", node, key));
     };
     const auto free_bytes = line("MemFree:");
-    const auto cache_bytes = line("Inactive(file):");
-    if (!free_bytes || !cache_bytes) return std::optional<std::uint64_t>{};
-    return std::optional{*free_bytes + *cache_bytes};
+    const auto active_bytes = line("Active(file):");
+    const auto inactive_bytes = line("Inactive(file):");
+    if (!free_bytes || !active_bytes || !inactive_bytes) return std::optional<std::uint64_t>{};
+    return std::optional{*free_bytes + *active_bytes + *inactive_bytes + line("SReclaimable:").value_or(0)};
 }
 
 Result<void> bind_memory(std::span<std::byte> bytes, NumaPolicy policy,

@@ -36,8 +36,7 @@ struct NumaNodes {
 /// A kernel that knows no nodes has one, node 0. A list that is no ascending list of nodes is an error (corrupt).
 [[nodiscard]] Result<NumaNodes> numa_nodes(const std::string& root = "/sys/devices/system/node");
 
-/// What a node can give without taking it from anybody: free, and clean file cache that is not in use. Nothing where
-/// the kernel does not say.
+/// What a node can give: free pages, and the cache that the kernel takes back. Nothing where it does not say.
 [[nodiscard]] Result<std::optional<std::uint64_t>> node_available_bytes(
     std::uint16_t node, const std::string& root = "/sys/devices/system/node");
 

@@ -100,13 +100,17 @@ TEST(NumaNodes, AnyCallThatFailsIsAnError) {
     EXPECT_EQ(for_each_fault([&] { return numa_nodes(folder.path()); }), 3U);
 }
 
-TEST(NodeAvailableBytes, AreFreePagesAndCacheThatIsNotInUse) {
+TEST(NodeAvailableBytes, AreFreePagesAndCache) {
     const TempFolder folder;
     std::filesystem::create_directory(folder.path_of("node3"));
     folder.write("node3/meminfo",
                  "Node 3 MemTotal:  100 kB\nNode 3 MemFree:    7 kB\nNode 3 Inactive(anon): 50 kB\n"
-                 "Node 3 Inactive(file):   2 kB\n");
-    EXPECT_EQ(node_available_bytes(3, folder.path()).value(), 9U * 1024);
+                 "Node 3 Active(file):   2 kB\nNode 3 Inactive(file):   20 kB\n");
+    EXPECT_EQ(node_available_bytes(3, folder.path()).value(), 29U * 1024) << "what is in use is left out";
+    folder.write("node3/meminfo",
+                 "Node 3 MemFree: 7 kB\nNode 3 Active(file): 2 kB\nNode 3 Inactive(file): 20 kB\n"
+                 "Node 3 SReclaimable: 100 kB\n");
+    EXPECT_EQ(node_available_bytes(3, folder.path()).value(), 129U * 1024);
     EXPECT_EQ(node_available_bytes(4, folder.path()).value(), std::nullopt);
     EXPECT_EQ(for_each_fault([&] { return node_available_bytes(3, folder.path()); }), 3U);
     folder.write("node3/meminfo", "Node 3 MemFree: 7 kB\n");
