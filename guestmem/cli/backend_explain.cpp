@@ -30,11 +30,13 @@ std::string_view word_of(Severity severity) { return severity == Severity::refus
 /// What a balloon and its like do, and for which of them it does not suit.
 std::string discards_of(const BackendPlan& plan) {
     std::string text = fmt::format("  {:<8} {}\n", "discard", row_of(backing_of(plan)).sentence);
-    for (const DiscardUse use : discard_uses)
-        for (const Problem& problem : check_discard(plan, use).all())
+    for (const DiscardUse use : discard_uses) {
+        const Problems problems = check_discard(plan, use);
+        for (const Problem& problem : problems.all())
             if (problem.code != "discard-refused")
                 text += fmt::format("           {}: {}: {}\n", to_word(use), word_of(problem.severity),
                                     to_printable(problem.message));
+    }
     return text;
 }
 
@@ -64,7 +66,7 @@ nlohmann::json json_of(const Problems& problems) {
 }
 
 nlohmann::json discard_json(const BackendPlan& plan) {
-    static constexpr const char* means[] = {"refused", "dropped", "punched"};
+    static constexpr const char* means[] = {"refused", "dropped", "punched", "dropped-and-punched"};
     const DiscardRule& rule = row_of(backing_of(plan));
     nlohmann::json uses = nlohmann::json::object();
     for (const DiscardUse use : discard_uses) {
@@ -137,7 +139,7 @@ Action describe_backend_explain(CLI::App& app) {
         "Examples:\n"
         "  guestmem backend explain memory-backend-memfd,id=ram0,size=2G\n"
         "  guestmem backend explain 'memory-backend-file,id=vm1,size=2G,mem-path=/vm/a.ram,readonly=on,rom=off'\n"
-        "Nothing is opened, made or changed. Several backends are also checked against each other.\n"
+        "Nothing is made or changed. Several backends are also checked against each other.\n"
         "Exit codes: 0 they can be made (there may be warnings), 1 something is refused, 2 wrong words.");
     app.add_option("BACKEND", options->texts,
                    "A backend in QEMU's words: memory-backend-TYPE,id=NAME,size=SIZE,...")

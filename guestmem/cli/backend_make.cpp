@@ -61,6 +61,13 @@ void complain(const PlannedBackends& planned) {
     if (!planned.together.all().empty()) fmt::print(stderr, "together:\n{}", problems_text(planned.together));
 }
 
+/// Of those that were made before one that failed.
+void say_what_stays(const Backend& backend) {
+    if (backend.has_made_file())
+        fmt::print(stderr, "{}: {} was made, and stays\n", backend.options().id,
+                   to_printable(backend.options().mem_path));
+}
+
 int make_all(const MakeOptions& options) {
     const auto all = read_backends(options.texts);
     if (!all) return exit_usage;
@@ -73,7 +80,10 @@ int make_all(const MakeOptions& options) {
     std::vector<Made> kept;
     for (const BackendPlan& plan : planned->plans) {
         auto made = make(plan);
-        if (!made) return report(made.error());
+        if (!made) {
+            for (const Made& before : kept) say_what_stays(*before.backend);
+            return report(made.error());
+        }
         print_made(*made, options.json);
         kept.push_back(*std::move(made));
     }

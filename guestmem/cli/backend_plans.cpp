@@ -34,9 +34,14 @@ Result<PlannedBackends> plan_backends(const std::vector<BackendOptions>& all, bo
     const MachineFacts machine = GM_TRY(ask_machine());
     PlannedBackends planned;
     for (const BackendOptions& options : all) {
-        const FileFactsBefore file =
-            GM_TRY_CONTEXT(ask_file(options), fmt::format("backend '{}'", options.id));
-        planned.plans.push_back(plan_backend(options, machine, file));
+        const auto file = ask_file(options);
+        if (file) {
+            planned.plans.push_back(plan_backend(options, machine, *file));
+        } else {
+            // The others are planned all the same.
+            planned.plans.push_back({.options = options});
+            planned.plans.back().problems.refuse("path-unknown", file.error().message());
+        }
     }
     planned.together = check_together(planned.plans, machine);
     if (is_locked) planned.together.append(check_locked(planned.plans, machine));

@@ -42,8 +42,10 @@ void ProgressBar::show(std::uint64_t done_bytes) {
     const double seconds = std::chrono::duration<double>(spent).count();
     std::string left;
     if (share > 0 && share < 1) left = fmt::format(", {:.0f} s left", seconds / share - seconds);
-    fmt::print(stderr, "\r\033[K{} [{:<{}}] {} of {}{}", what_, std::string(columns, '='), bar_columns,
-               in_mib(done_bytes), in_mib(total_bytes_), left);
+    const std::string line = fmt::format("{} [{:<{}}] {} of {}{}", what_, std::string(columns, '='),
+                                         bar_columns, in_mib(done_bytes), in_mib(total_bytes_), left);
+    // A line that wraps cannot be wiped.
+    fmt::print(stderr, "\r\033[K{}", line.substr(0, stderr_columns() - 1));
     std::fflush(stderr);
 }
 

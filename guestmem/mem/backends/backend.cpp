@@ -3,10 +3,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "guestmem/mem/backends/prealloc.hpp"
 #include "guestmem/sys/file_system.hpp"
+#include "guestmem/sys/host.hpp"
 #include "guestmem/sys/memfd.hpp"
 #include "guestmem/sys/memory_advice.hpp"
 
@@ -163,7 +167,7 @@ Result<std::shared_ptr<const HostMemory>> map_backend(const BackendPlan& plan, F
 
 /// What QEMU asks of the kernel, in its order: huge pages, no copies for children, merging, dumps, nodes, pages.
 Result<void> prepare_bytes(const BackendPlan& plan, std::span<std::byte> bytes,
-                           const PreallocProgress& progress) {
+                           const Backend::Progress& progress) {
     const BackendOptions& options = plan.options;
     if (options.kind == BackendKind::physical) return {};
     // Wishes: a kernel that lacks one of these is as good.
@@ -173,11 +177,14 @@ Result<void> prepare_bytes(const BackendPlan& plan, std::span<std::byte> bytes,
     if (!options.is_dumped) GM_TRY(advise(bytes, Advice::dont_dump));
     if (options.policy != HostPolicy::standard)
         GM_TRY(bind_memory(bytes, options.policy, options.host_nodes));
-    const bool is_bound = options.policy == HostPolicy::bind || options.policy == HostPolicy::interleave;
-    const std::span<const std::uint16_t> nodes{options.host_nodes.data(),
-                                               is_bound ? options.host_nodes.size() : 0};
+    const bool is_bound = options.policy == HostPolicy::bind;
     if (options.is_prealloc)
-        GM_TRY(preallocate(bytes, plan.page_bytes, options.prealloc_threads, progress, nodes));
+        GM_TRY(preallocate(bytes, {.page_bytes = plan.page_bytes,
+                                   .count_threads = options.prealloc_threads,
+                                   .cost_bytes = plan.memory_now_bytes,
+                                   .bound_nodes = is_bound ? std::span{options.host_nodes}
+                                                           : std::span<const std::uint16_t>{},
+                                   .progress = progress}));
     return {};
 }
 
@@ -189,12 +196,14 @@ public:
     PunchAtEnd& operator=(const PunchAtEnd&) = delete;
     ~PunchAtEnd() {
         const auto file = memory_->file();
-        // A file system without holes keeps the data, as it does for QEMU.
-        if (file) static_cast<void>(punch_hole(file->fd, file->offset_bytes, memory_->bytes().size()));
+        // A child that was forked has a copy of this, and not the memory. A file system without holes keeps the data.
+        if (file && process_id() == maker_)
+            static_cast<void>(punch_hole(file->fd, file->offset_bytes, memory_->bytes().size()));
     }
 
 private:
     std::shared_ptr<const HostMemory> memory_;
+    std::int32_t maker_ = process_id();
 };
 
 std::shared_ptr<const HostMemory> punched_at_end(std::shared_ptr<const HostMemory> memory) {
@@ -220,8 +229,7 @@ Result<std::shared_ptr<const Backend>> Backend::create(const BackendOptions& opt
     return create(plan_backend(options, machine, GM_TRY_CONTEXT(ask_file(options), context)));
 }
 
-Result<std::shared_ptr<const Backend>> Backend::create(const BackendPlan& plan,
-                                                       const PreallocProgress& progress) {
+Result<std::shared_ptr<const Backend>> Backend::create(const BackendPlan& plan, const Progress& progress) {
     if (plan.problems.has_refusal()) return refusal_of(plan);
     const std::string context = fmt::format("backend '{}'", plan.options.id);
     Opened opened = is_anonymous(plan) ? Opened{Fd{}} : GM_TRY_CONTEXT(open_backend(plan), context);
@@ -232,6 +240,13 @@ Result<std::shared_ptr<const Backend>> Backend::create(const BackendPlan& plan,
     backend->page_bytes_ = plan.page_bytes;
     backend->has_name_ = plan.options.kind == BackendKind::file && plan.effect != FileEffect::temporary;
     backend->has_size_ = !is_device(plan);
+    backend->has_made_file_ = plan.effect == FileEffect::created;
+    if (backend->has_name_) {
+        // Where it is stays true when the working folder changes.
+        std::error_code ignored;
+        const auto whole = std::filesystem::absolute(plan.options.mem_path, ignored);
+        backend->path_ = ignored ? plan.options.mem_path : whole.string();
+    }
     backend->memory_ = GM_TRY_CONTEXT(map_backend(plan, opened.take()), context);
     GM_TRY_CONTEXT(prepare_bytes(plan, backend->memory_->bytes(), progress), context);
     opened.keep();
@@ -252,7 +267,7 @@ Result<BackendHealth> Backend::health() const {
     }
     const auto file = memory_->file();
     if (!has_name_ || !file) return BackendHealth::good;
-    const PathFacts named = GM_TRY(path_facts(options_.mem_path));
+    const PathFacts named = GM_TRY(path_facts(path_));
     const FileFacts mapped = GM_TRY(file_facts(file->fd));
     const bool is_same = named.exists && named.device == mapped.device && named.inode == mapped.inode;
     return is_same ? BackendHealth::good : BackendHealth::replaced;
@@ -271,11 +286,11 @@ Result<void> Backend::discard(std::uint64_t offset_bytes, std::uint64_t size_byt
         return Error{Errc::invalid_argument,
                      fmt::format("{}: only whole pages of {} bytes go back", context, page_bytes_)};
     if (size_bytes == 0) return {};
-    const auto file = memory_->file();
-    if (rule.means == DiscardMeans::punched && file)
-        GM_TRY_CONTEXT(punch_hole(file->fd, file->offset_bytes + offset_bytes, size_bytes), context);
-    else
+    if (rule.means != DiscardMeans::punched)
         GM_TRY_CONTEXT(discard_pages(memory_->bytes().subspan(offset_bytes, size_bytes)), context);
+    const auto file = memory_->file();
+    if (rule.means != DiscardMeans::dropped && file)
+        GM_TRY_CONTEXT(punch_hole(file->fd, file->offset_bytes + offset_bytes, size_bytes), context);
     return {};
 }
 

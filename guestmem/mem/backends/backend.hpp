@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,7 +13,6 @@
 #include "guestmem/mem/backends/mode.hpp"
 #include "guestmem/mem/backends/options.hpp"
 #include "guestmem/mem/backends/plan.hpp"
-#include "guestmem/mem/backends/prealloc.hpp"
 #include "guestmem/mem/host_memory.hpp"
 #include "guestmem/mem/region.hpp"
 
@@ -42,9 +42,10 @@ enum class BackendHealth : std::uint8_t {
 class Backend {
 public:
     [[nodiscard]] static Result<std::shared_ptr<const Backend>> create(const BackendOptions& options);
-    /// By a plan of just now. With prealloc=on `progress` hears of each piece.
+    /// By a plan of just now. With prealloc=on `progress` hears how far it is.
+    using Progress = std::function<void(std::uint64_t done_bytes)>;
     [[nodiscard]] static Result<std::shared_ptr<const Backend>> create(const BackendPlan& plan,
-                                                                       const PreallocProgress& progress = {});
+                                                                       const Progress& progress = {});
 
     [[nodiscard]] const BackendOptions& options() const { return options_; }
     [[nodiscard]] const BackendMode& mode() const { return mode_; }
@@ -55,6 +56,8 @@ public:
     [[nodiscard]] Result<std::shared_ptr<const Region>> make_region(GuestAddress base) const;
 
     [[nodiscard]] Result<BackendHealth> health() const;
+    /// Whether mem-path leads to a file that was not there before.
+    [[nodiscard]] bool has_made_file() const { return has_made_file_; }
 
     /// What discard() does; whether it suits a use, check_discard() says of the plan.
     [[nodiscard]] const DiscardRule& discard_rule() const { return row_of(backing_); }
@@ -69,6 +72,8 @@ private:
     Backing backing_ = Backing::anonymous;
     std::uint64_t page_bytes_ = 0;
     std::shared_ptr<const HostMemory> memory_;
+    std::string path_;  ///< of the file, absolute
+    bool has_made_file_ = false;
     bool has_name_ = false;  ///< mem-path leads to the file that is mapped
     bool has_size_ = true;   ///< the file says how long it is; a device does not
 };

@@ -97,7 +97,8 @@ void preallocate_by(benchmark::State& state) {
         const std::span<std::byte> bytes = backend->memory()->bytes();
         GM_CHECK(advise(bytes, Advice::no_huge_pages).has_value());
         state.ResumeTiming();
-        GM_CHECK(preallocate(bytes, page_size_bytes, static_cast<std::uint64_t>(state.range(0))).has_value());
+        GM_CHECK(
+            preallocate(bytes, {.count_threads = static_cast<std::uint64_t>(state.range(0))}).has_value());
         state.PauseTiming();
         backend.reset();
         state.ResumeTiming();

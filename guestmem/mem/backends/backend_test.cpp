@@ -407,11 +407,9 @@ void check_cell(const TempFolder& folder, const Cell& cell, std::string_view nam
     if (cell.rom == Rom::off && cell.is_readonly && cell.is_shared)
         return expect_refusal("rom=off cannot go with readonly=on and share=on");
     if (!cell.is_readonly && !is_writable)
-        return expect_refusal(cell.is_shared
-                                  ? "may not be written by this user (with readonly=on it is only read, "
-                                    "and the guest sees ROM)"
-                                  : "may not be written by this user (with readonly=on,rom=off it is only "
-                                    "read, and writes stay in the VM)");
+        return expect_refusal(
+            cell.is_shared ? "an immutable file) (with readonly=on it is only read, and the guest sees ROM)"
+                           : "an immutable file) (with readonly=on,rom=off it is only read, and writes stay");
     ASSERT_TRUE(backend) << backend.error().message();
     const bool is_rom = cell.is_readonly && cell.rom != Rom::off;
     GuestMemory memory{map_of(**backend)};
@@ -504,6 +502,15 @@ TEST_F(ChangedFile, ThatWasReplacedIsTheOldOneStill) {
     EXPECT_EQ(memory_.read<std::uint8_t>(at(0)).value(), 'a');
     EXPECT_TRUE(memory_.write<std::uint8_t>(at(0), 'c'));
     EXPECT_EQ(folder_.read("ram").front(), 'b');
+}
+
+TEST_F(ChangedFile, IsFoundFromAnotherWorkingFolder) {
+    testing::in_child([&] {
+        std::filesystem::current_path(folder_.path());
+        const auto backend = made("memory-backend-file,id=a,size=16K,share=on,mem-path=ram");
+        std::filesystem::current_path("/");
+        EXPECT_EQ(backend->health().value(), BackendHealth::good);
+    });
 }
 
 TEST_F(ChangedFile, ThatWasDeletedIsReplacedByNone) {

@@ -11,6 +11,11 @@
 
 namespace guestmem::detail {
 
+/// Bytes of the range without blocks, which a file system has to give for them.
+[[nodiscard]] std::uint64_t missing_blocks_of(const BackendPlan& plan);
+/// Those that this backend takes sooner or later; 0 where it takes none, or nobody counts them.
+[[nodiscard]] std::uint64_t needed_blocks_of(const BackendPlan& plan);
+
 /// The options alone: what contradicts itself, or does less than it says.
 void check_options(BackendPlan& plan);
 /// Size, offset and alignment against pages.

@@ -33,6 +33,7 @@ enum class DiscardMeans : std::uint8_t {
     refused,
     dropped,  ///< our pages go (MADV_DONTNEED); what is behind them stays
     punched,  ///< a hole in the object or file (fallocate)
+    dropped_and_punched,
 };
 
 enum class DiscardUse : std::uint8_t { balloon, free_page_reporting, unplug };
@@ -53,8 +54,8 @@ inline constexpr DiscardRule discard_rules[] = {
      "pages are dropped and read as zeros"},
     {Backing::object, "object", DiscardMeans::punched, true, true,
      "pages are punched out of the object: all who map it read zeros"},
-    {Backing::private_object, "private-object", DiscardMeans::dropped, true, false,
-     "pages are dropped and read as zeros, which the object has there"},
+    {Backing::private_object, "private-object", DiscardMeans::dropped_and_punched, true, true,
+     "pages are dropped, and punched out of the object, which gets each page before it is copied"},
     {Backing::file, "file", DiscardMeans::punched, true, true,
      "blocks are punched out of the file: all who map it read zeros"},
     {Backing::private_file, "private-file", DiscardMeans::dropped, false, false,

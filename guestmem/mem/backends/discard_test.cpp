@@ -13,8 +13,10 @@
 
 #include "guestmem/mem/backends/backend.hpp"
 #include "guestmem/mem/backends/option_text.hpp"
+#include "guestmem/mem/backends/testing/child.hpp"
 #include "guestmem/mem/backends/testing/host_pages.hpp"
 #include "guestmem/mem/backends/testing/ways.hpp"
+#include "guestmem/mem/backends/usage.hpp"
 #include "guestmem/sys/faults.hpp"
 #include "guestmem/sys/file_system.hpp"
 #include "guestmem/sys/mapping.hpp"
@@ -65,6 +67,9 @@ const std::map<std::string_view, Backing> backings{
     {"FileInAFolder", Backing::file},
     {"FileOnTmpfs", Backing::file},
     {"FileMadeOnTmpfs", Backing::file},
+    {"HugeFileMadeShared", Backing::file},
+    {"HugeFileMadePrivate", Backing::private_file},
+    {"HugeFileInAFolder", Backing::file},
     {"FileWithOffset", Backing::file},
     {"TemplateClone", Backing::private_file},
     {"RomPrivate", Backing::rom},
@@ -130,7 +135,10 @@ TEST_P(Discard, GivesItsPagesBackToTheHost) {
     static_cast<void>(written());
     ASSERT_EQ(count_resident_pages(bytes()), way_bytes / page_size_bytes);
     const auto file = backend_->memory()->file();
-    const bool is_punched = backend_->discard_rule().means == DiscardMeans::punched;
+    // Huge pages that are written privately are never the object's.
+    const bool is_punched =
+        backend_->discard_rule().means != DiscardMeans::dropped &&
+        !(GetParam().is_huge && backend_->discard_rule().backing == Backing::private_object);
     struct stat before{};
     if (is_punched) {
         ASSERT_EQ(::fstat(file->fd.number(), &before), 0);
@@ -143,6 +151,7 @@ TEST_P(Discard, GivesItsPagesBackToTheHost) {
         EXPECT_LE(static_cast<std::uint64_t>(after.st_blocks) * 512 + way_bytes,
                   static_cast<std::uint64_t>(before.st_blocks) * 512);
     }
+    EXPECT_EQ(usage_of(*backend_)->resident_bytes, 0U);
     // Pages of a file are in its cache, whoever drops his own.
     if (!file) {
         EXPECT_EQ(count_resident_pages(bytes()), 0U);
@@ -190,6 +199,13 @@ TEST_P(Discard, OfOtherThanWholePagesInItIsAnErrorAndNothingChanges) {
     EXPECT_EQ(content(), before);
 }
 
+TEST_P(Discard, OfAPrivateObjectEmptiesTheObjectToo) {
+    if (backend_->discard_rule().backing != Backing::private_object) return;
+    static_cast<void>(written());
+    ASSERT_TRUE(backend_->discard(0, way_bytes));
+    EXPECT_EQ(file_facts(backend_->memory()->file()->fd)->allocated_bytes, 0U);
+}
+
 TEST_P(Discard, ThatTheKernelRefusesIsAnError) {
     if (backend_->discard_rule().means == DiscardMeans::refused) return;
     const std::vector<std::byte> before = written();
@@ -203,19 +219,22 @@ TEST(DiscardRules, AreInTheOrderOfTheirNames) {
     for (const DiscardRule& rule : discard_rules) {
         EXPECT_EQ(&row_of(rule.backing), &rule) << rule.name;
         EXPECT_FALSE(rule.sentence.empty());
-        EXPECT_TRUE(rule.means == DiscardMeans::punched || !rule.reaches_others) << rule.name;
+        const bool is_punched =
+            rule.means == DiscardMeans::punched || rule.means == DiscardMeans::dropped_and_punched;
+        EXPECT_EQ(is_punched, rule.reaches_others) << rule.name;
     }
     EXPECT_EQ(to_word(DiscardUse::balloon), "balloon");
     EXPECT_EQ(to_word(DiscardUse::free_page_reporting), "free-page-reporting");
     EXPECT_EQ(to_word(DiscardUse::unplug), "unplug");
 }
 
-TEST(DiscardRules, PrivateMappingsNeverPunch) {
+TEST(DiscardRules, PrivateMappingsNeverPunchTheirFile) {
     for (const Way& way : ways) {
         const Scene scene{way};
         const BackendPlan plan = planned(scene.options());
-        if (plan.mode.sharing == MapSharing::private_copy) {
-            EXPECT_NE(row_of(backing_of(plan)).means, DiscardMeans::punched) << way.name;
+        const DiscardMeans means = row_of(backing_of(plan)).means;
+        if (plan.mode.sharing == MapSharing::private_copy && plan.options.kind == BackendKind::file) {
+            EXPECT_TRUE(means == DiscardMeans::dropped || means == DiscardMeans::refused) << way.name;
         }
     }
 }
@@ -318,6 +337,14 @@ TEST_F(DiscardData, ZeroesItsPartOfTheFileWhenTheLastOwnerGoes) {
     EXPECT_EQ(content(), expected(0, 0)) << "the region has it";
     region.reset();
     EXPECT_EQ(content(), expected(4096, 65536));
+}
+
+TEST_F(DiscardData, OfAChildThatWasForkedLeavesTheFile) {
+    auto backend = make(file(",share=on,discard-data=on")).value();
+    testing::in_child([&] { backend.reset(); });
+    EXPECT_EQ(content(), expected(0, 0));
+    backend.reset();
+    EXPECT_EQ(content(), expected(0, 65536));
 }
 
 TEST_F(DiscardData, LeavesTheFileWhenItIsPrivateOrReadOnly) {

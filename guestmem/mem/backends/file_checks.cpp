@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 
@@ -55,9 +56,12 @@ void check_permissions(BackendPlan& plan) {
     }
     if (path.is_writable || options.is_readonly) return;
     const bool is_private = plan.mode.sharing == MapSharing::private_copy;
-    plan.problems.refuse("file-denied", fmt::format("{} may not be written by this user", options.mem_path),
-                         is_private ? "with readonly=on,rom=off it is only read, and writes stay in the VM"
-                                    : "with readonly=on it is only read, and the guest sees ROM");
+    plan.problems.refuse(
+        "file-denied",
+        fmt::format("{} may not be written by this user, or at all (a read-only mount, an immutable file)",
+                    options.mem_path),
+        is_private ? "with readonly=on,rom=off it is only read, and writes stay in the VM"
+                   : "with readonly=on it is only read, and the guest sees ROM");
 }
 
 void check_length(BackendPlan& plan, const MachineFacts& machine) {
@@ -86,25 +90,21 @@ void check_length(BackendPlan& plan, const MachineFacts& machine) {
     }
 }
 
-/// What is written into a shared file has to have blocks: where there are none, the write raises SIGBUS.
+/// Where there are no blocks left, the write raises SIGBUS; in memory a read does, too.
 void check_disk(BackendPlan& plan) {
-    // What file system a device's name is in says nothing of the device.
-    const FileKind kind = plan.file.path.kind;
-    if (kind == FileKind::character_device || kind == FileKind::block_device) return;
-    const auto& file_system = plan.file.file_system;
-    if (!file_system || !file_system->free_bytes || plan.is_huge) return;
-    if (plan.mode.sharing != MapSharing::shared || plan.mode.access == MapAccess::read_only) return;
-    const std::uint64_t there = plan.effect == FileEffect::none ? plan.file.path.allocated_bytes : 0;
-    // Blocks outside of the range count, too: the answer is only ever too friendly.
-    const std::uint64_t missing = plan.mapped_bytes > there ? plan.mapped_bytes - there : 0;
-    if (missing <= *file_system->free_bytes) return;
+    const std::uint64_t needed = needed_blocks_of(plan);
+    if (needed == 0 || needed <= *plan.file.file_system->free_bytes) return;
+    const std::string name =
+        plan.options.kind == BackendKind::shm ? "the shared memory object" : plan.options.mem_path;
     const std::string message =
-        fmt::format("{} may need {} more bytes, and its file system ({}) has {}", plan.options.mem_path,
-                    missing, file_system->type, *file_system->free_bytes);
-    if (plan.options.is_prealloc)
+        fmt::format("{} may need {} more bytes, and its file system ({}) has {}", name, needed,
+                    plan.file.file_system->type, *plan.file.file_system->free_bytes);
+    // A shared file may have reserved its huge pages before.
+    const bool has_reserved = plan.effect == FileEffect::none && plan.mode.sharing == MapSharing::shared;
+    if (plan.options.is_prealloc || (plan.is_huge && plan.options.is_reserved && !has_reserved))
         plan.problems.refuse("disk-full", message);
     else
-        plan.problems.warn("disk-too-small", message + "; a write that finds no space raises SIGBUS",
+        plan.problems.warn("disk-too-small", message + "; an access that finds no space raises SIGBUS",
                            "prealloc=on would tell at the beginning");
 }
 
@@ -127,12 +127,42 @@ void check_physical(BackendPlan& plan) {
 
 }  // namespace
 
+std::uint64_t missing_blocks_of(const BackendPlan& plan) {
+    const bool has_file = plan.options.kind == BackendKind::file && plan.effect == FileEffect::none;
+    const std::uint64_t all = plan.file.path.allocated_bytes;
+    const std::uint64_t there = has_file ? all - std::min(all, plan.file.outside_data_bytes) : 0;
+    return plan.mapped_bytes - std::min(plan.mapped_bytes, there);
+}
+
+std::uint64_t needed_blocks_of(const BackendPlan& plan) {
+    // What file system a device's name is in says nothing of the device.
+    const FileKind kind = plan.file.path.kind;
+    if (kind == FileKind::character_device || kind == FileKind::block_device) return 0;
+    if (plan.options.kind != BackendKind::file && plan.options.kind != BackendKind::shm) return 0;
+    const auto& file_system = plan.file.file_system;
+    if (!file_system || !file_system->free_bytes) return 0;
+    const bool writes_file =
+        plan.mode.sharing == MapSharing::shared && plan.mode.access == MapAccess::read_write;
+    // In memory a page is the file's before it is read or copied. Huge pages are copied without.
+    const bool takes_pages = file_system->is_memory && (!plan.is_huge || plan.options.is_reserved);
+    return writes_file || takes_pages ? missing_blocks_of(plan) : 0;
+}
+
 void check_file(BackendPlan& plan, const MachineFacts& machine) {
+    if (plan.options.kind == BackendKind::shm) return check_disk(plan);
     if (plan.options.mem_path.empty()) return;
     if (plan.options.kind == BackendKind::physical) return check_physical(plan);
     if (plan.options.kind != BackendKind::file) return;
     const PathFacts& path = plan.file.path;
-    if (!path.exists || path.kind == FileKind::folder) {
+    if (plan.file.is_broken_link) {
+        plan.problems.refuse("link-to-nothing",
+                             fmt::format("{} is a link that leads nowhere, and no file is made through it",
+                                         plan.options.mem_path),
+                             "remove it, or make the file that it names");
+    } else if (plan.file.file_system && plan.file.file_system->type == "proc") {
+        plan.problems.refuse("file-wrong",
+                             fmt::format("{} is a text of the kernel, and no memory", plan.options.mem_path));
+    } else if (!path.exists || path.kind == FileKind::folder) {
         check_new_file(plan, machine);
     } else if (path.kind == FileKind::regular) {
         check_permissions(plan);

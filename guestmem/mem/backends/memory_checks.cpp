@@ -61,7 +61,8 @@ void check_available(BackendPlan& plan, const MachineFacts& machine) {
         if (with_kernel_share(plan.memory_now_bytes) > limit.bytes)
             plan.problems.refuse(
                 limit.is_machine ? "too-little-memory" : "cgroup-limit",
-                fmt::format("{} are taken at once, and {} {}", format_qemu_size(plan.memory_now_bytes),
+                fmt::format("{} are taken at once, {} bytes with page tables, and {} {}",
+                            format_qemu_size(plan.memory_now_bytes), with_kernel_share(plan.memory_now_bytes),
                             limit.name, limit.bytes));
         else if (plan.memory_worst_bytes > limit.bytes)
             plan.problems.warn(
@@ -108,9 +109,10 @@ void check_nodes(BackendPlan& plan, const MachineFacts& machine) {
         if (!std::ranges::binary_search(machine.nodes.online, node))
             plan.problems.refuse("node-missing", fmt::format("there is no node {} that is online", node),
                                  fmt::format("online: {}", fmt::join(machine.nodes.online, ", ")));
-    const bool is_bound =
-        plan.options.policy == HostPolicy::bind || plan.options.policy == HostPolicy::interleave;
-    if (!is_bound || plan.is_huge || plan.options.host_nodes.empty()) return;
+    // Other policies take from other nodes when these are full. All nodes together are the machine.
+    if (plan.options.policy != HostPolicy::bind || plan.is_huge || plan.options.host_nodes.empty() ||
+        plan.options.host_nodes.size() >= machine.nodes.online.size())
+        return;
     std::uint64_t there = 0;
     for (const std::uint16_t node : plan.options.host_nodes) {
         const auto known = machine.node_available_bytes.find(node);

@@ -10,11 +10,38 @@
 #include "guestmem/base/sizes.hpp"
 #include "guestmem/mem/backends/checks.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
+#include "guestmem/sys/fd.hpp"
 #include "guestmem/sys/host.hpp"
+#include "guestmem/sys/sparse_file.hpp"
 
 namespace guestmem {
 
 namespace {
+
+/// Where the kernel's shared memory objects are.
+constexpr const char* shm_folder = "/dev/shm";
+/// Of a file of more pieces the first are looked at.
+constexpr int max_extents_asked = 4096;
+
+/// Data of a file in a part of it.
+Result<std::uint64_t> data_in(FdView file, std::uint64_t begin, std::uint64_t end) {
+    std::uint64_t sum = 0;
+    for (int i = 0; i < max_extents_asked && begin < end; ++i) {
+        const auto data = GM_TRY(next_data(file, {.offset_bytes = begin, .size_bytes = end - begin}));
+        if (!data) break;
+        sum += data->size_bytes;
+        begin = data->offset_bytes + data->size_bytes;
+    }
+    return sum;
+}
+
+/// Data before and behind the part that is mapped. Blocks that were allocated and never written are told by nobody.
+Result<std::uint64_t> data_outside(const BackendOptions& options, std::uint64_t file_bytes) {
+    const Fd file = GM_TRY(open_file(options.mem_path, OpenMode::read));
+    const std::uint64_t begin = std::min(options.offset_bytes, file_bytes);
+    const std::uint64_t end = begin + std::min(options.size_bytes, file_bytes - begin);
+    return GM_TRY(data_in(file, 0, begin)) + GM_TRY(data_in(file, end, file_bytes));
+}
 
 std::uint64_t page_of(const BackendOptions& options, const MachineFacts& machine,
                       const FileFactsBefore& file) {
@@ -37,9 +64,6 @@ FileEffect effect_of(const BackendOptions& options, const FileFactsBefore& file,
 std::uint64_t memory_of(const BackendPlan& plan) {
     const BackendOptions& options = plan.options;
     if (options.kind == BackendKind::physical) return 0;
-    // The kernel promises huge pages to read-only mappings, too.
-    const bool is_promised = plan.is_huge && options.is_reserved;
-    if (plan.mode.access == MapAccess::read_only && !is_promised) return 0;
     if (options.kind == BackendKind::ram) return plan.mapped_bytes;
     const bool is_private = plan.mode.sharing == MapSharing::private_copy;
     const bool is_object = options.kind != BackendKind::file;
@@ -48,9 +72,10 @@ std::uint64_t memory_of(const BackendPlan& plan) {
                            plan.effect != FileEffect::temporary;
     const bool is_memory =
         is_object || (!is_device && plan.file.file_system && plan.file.file_system->is_memory);
-    const bool is_new = is_object || plan.effect != FileEffect::none;
-    const std::uint64_t there = is_new ? 0 : plan.file.path.allocated_bytes;
-    const std::uint64_t of_file = is_memory ? plan.mapped_bytes - std::min(plan.mapped_bytes, there) : 0;
+    const std::uint64_t of_file = is_memory ? detail::missing_blocks_of(plan) : 0;
+    // The kernel promises huge pages to read-only mappings, too. Of a file in memory reading takes pages.
+    const bool is_promised = plan.is_huge && options.is_reserved;
+    if (plan.mode.access == MapAccess::read_only && !is_promised) return plan.is_huge ? 0 : of_file;
     // Before a page is copied the file gets it: memory objects and tmpfs have it twice then. Huge pages have not.
     if (is_private) return plan.mapped_bytes + (plan.is_huge ? 0 : of_file);
     return of_file;
@@ -76,6 +101,11 @@ Result<MachineFacts> ask_machine() {
 
 Result<FileFactsBefore> ask_file(const BackendOptions& options) {
     FileFactsBefore facts;
+    if (options.kind == BackendKind::shm) {
+        facts.folder = GM_TRY(path_facts(shm_folder));
+        if (facts.folder.exists) facts.file_system = GM_TRY(file_system_facts(shm_folder));
+        return facts;
+    }
     const bool has_path = options.kind == BackendKind::file || options.kind == BackendKind::physical;
     if (!has_path || options.mem_path.empty()) return facts;
     facts.path = GM_TRY(path_facts(options.mem_path));
@@ -83,8 +113,11 @@ Result<FileFactsBefore> ask_file(const BackendOptions& options) {
     facts.folder = GM_TRY(path_facts(folder));
     if (facts.path.exists) {
         facts.file_system = GM_TRY(file_system_facts(options.mem_path));
+        if (facts.path.kind == FileKind::regular && facts.path.is_readable && facts.path.allocated_bytes != 0)
+            facts.outside_data_bytes = GM_TRY(data_outside(options, facts.path.size_bytes));
     } else if (facts.folder.exists) {
         facts.file_system = GM_TRY(file_system_facts(folder));
+        facts.is_broken_link = GM_TRY(is_link(options.mem_path));
     }
     return facts;
 }

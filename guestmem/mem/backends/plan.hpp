@@ -42,11 +42,13 @@ struct MachineFacts {
 };
 [[nodiscard]] Result<MachineFacts> ask_machine();
 
-/// Of mem-path; all empty for a backend without one.
+/// Of mem-path, or of where shm objects are; all empty for a backend without either.
 struct FileFactsBefore {
     PathFacts path;
     PathFacts folder;                            ///< in which it is
-    std::optional<FileSystemFacts> file_system;  ///< of it, or of its folder
+    std::optional<FileSystemFacts> file_system;  ///< of it, or of its folder; for shm that of /dev/shm
+    std::uint64_t outside_data_bytes = 0;        ///< before and behind what offset and size name
+    bool is_broken_link = false;                 ///< the name is a link that leads nowhere
 };
 [[nodiscard]] Result<FileFactsBefore> ask_file(const BackendOptions& options);
 

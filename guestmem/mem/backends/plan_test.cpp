@@ -17,6 +17,7 @@
 
 #include "guestmem/mem/backends/option_text.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
+#include "guestmem/mem/backends/testing/worlds.hpp"
 
 namespace guestmem {
 namespace {
@@ -24,113 +25,7 @@ namespace {
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-constexpr std::uint64_t mib = std::uint64_t{1} << 20;
-constexpr std::uint64_t gib = std::uint64_t{1} << 30;
-
-/// All that a plan follows from.
-struct World {
-    BackendOptions options;
-    MachineFacts machine;
-    FileFactsBefore file;
-};
-
-void be_tmpfs(World& w) { w.file.file_system = {"tmpfs", 4096, std::nullopt, false, true}; }
-void be_hugetlbfs(World& w) { w.file.file_system = {"hugetlbfs", 2 * mib, std::nullopt, true, true}; }
-
-/// 4 MiB on a machine with plenty of everything, and a file of 16 MiB on a disk.
-World good_world(BackendKind kind) {
-    World w;
-    w.options = {.kind = kind, .id = "m", .size_bytes = 4 * mib};
-    w.machine.limits.available_bytes = 64 * gib;
-    w.machine.limits.commit_left_bytes = 64 * gib;
-    w.machine.limits.cgroup_path = "/vms";
-    w.machine.huge_pages = {{2 * mib, 64, 64, 0, 0, 0}, {gib, 4, 4, 0, 0, 0}};
-    w.machine.default_huge_page_bytes = 2 * mib;
-    w.machine.nodes.online = {0};
-    w.file.folder = {true, FileKind::folder, 0, 0, 1, 2, true, true};
-    if (kind == BackendKind::file) {
-        w.options.mem_path = "/vm/a.ram";
-        w.file.path = {true, FileKind::regular, 16 * mib, 0, 1, 7, true, true};
-        w.file.file_system = {"ext4", 4096, 100 * gib, false, false};
-    } else if (kind == BackendKind::physical) {
-        w.options.mem_path = "/dev/mem";
-        w.file.path = {true, FileKind::character_device, 0, 0, 1, 7, true, true};
-        be_tmpfs(w);
-    }
-    return w;
-}
-
-/// What a test changes of it, in a word.
-struct Fact {
-    std::string_view name;
-    void (*apply)(World& w, std::uint64_t value);
-};
-constexpr std::array<Fact, 28> facts{{
-    {"no-path", [](World& w, std::uint64_t) { w.options.mem_path.clear(); }},
-    {"size", [](World& w, std::uint64_t value) { w.options.size_bytes = value; }},
-    {"absent", [](World& w, std::uint64_t) { w.file.path = {}; }},
-    {"folder", [](World& w, std::uint64_t) { w.file.path = w.file.folder; }},
-    {"no-folder", [](World& w, std::uint64_t) { w.file.path = w.file.folder = {}; }},
-    {"regular", [](World& w, std::uint64_t) { w.file.path.kind = FileKind::regular; }},
-    {"device", [](World& w, std::uint64_t) { w.file.path.kind = FileKind::character_device; }},
-    {"disk", [](World& w, std::uint64_t) { w.file.path.kind = FileKind::block_device; }},
-    {"socket", [](World& w, std::uint64_t) { w.file.path.kind = FileKind::other; }},
-    {"length", [](World& w, std::uint64_t value) { w.file.path.size_bytes = value; }},
-    {"allocated", [](World& w, std::uint64_t value) { w.file.path.allocated_bytes = value; }},
-    {"unreadable", [](World& w, std::uint64_t) { w.file.path.is_readable = false; }},
-    {"unwritable", [](World& w, std::uint64_t) { w.file.path.is_writable = false; }},
-    {"folder-unwritable", [](World& w, std::uint64_t) { w.file.folder.is_writable = false; }},
-    {"tmpfs", [](World& w, std::uint64_t) { be_tmpfs(w); }},
-    {"hugetlbfs", [](World& w, std::uint64_t) { be_hugetlbfs(w); }},
-    {"disk-free", [](World& w, std::uint64_t value) { w.file.file_system.value().free_bytes = value; }},
-    {"default-huge", [](World& w, std::uint64_t value) { w.machine.default_huge_page_bytes = value; }},
-    {"huge-free", [](World& w, std::uint64_t value) { w.machine.huge_pages.at(0).count_free = value; }},
-    {"available", [](World& w, std::uint64_t value) { w.machine.limits.available_bytes = value; }},
-    {"cgroup", [](World& w, std::uint64_t value) { w.machine.limits.cgroup_headroom_bytes = value; }},
-    {"always", [](World& w, std::uint64_t) { w.machine.limits.overcommit = Overcommit::always; }},
-    {"never", [](World& w, std::uint64_t) { w.machine.limits.overcommit = Overcommit::never; }},
-    {"commit", [](World& w, std::uint64_t value) { w.machine.limits.commit_left_bytes = value; }},
-    {"fsize", [](World& w, std::uint64_t value) { w.machine.limits.file_size_bytes = value; }},
-    {"total", [](World& w, std::uint64_t value) { w.machine.limits.total_bytes = value; }},
-    {"node", [](World& w, std::uint64_t value) { w.machine.node_available_bytes[0] = value; }},
-    {"as", [](World& w, std::uint64_t value) { w.machine.limits.address_space_bytes = value; }},
-}};
-
-/// "file,share=on|absent,disk-free=1M": options in QEMU's words, and facts behind the bar. What is not said is good.
-World world_of(const std::string& text) {
-    const std::size_t bar = std::min(text.find('|'), text.size());
-    std::string options = "memory-backend-" + text.substr(0, bar) + ",id=m";
-    if (!options.contains(",size=")) options += ",size=4M";
-    const bool has_path = text.starts_with("file") || text.starts_with("physical");
-    if (has_path) options += text.starts_with("file") ? ",mem-path=/vm/a.ram" : ",mem-path=/dev/mem";
-    auto parsed = parse_backend(options);
-    EXPECT_TRUE(parsed) << options << (parsed ? "" : ": " + parsed.error().message());
-    if (!parsed) return {};
-    World w = good_world(parsed->kind);
-    w.options = *parsed;
-    std::istringstream words{text.substr(std::min(bar + 1, text.size()))};
-    for (std::string word; std::getline(words, word, ',');) {
-        const std::size_t equals = word.find('=');
-        const auto* fact = std::ranges::find(facts, std::string_view{word}.substr(0, equals), &Fact::name);
-        EXPECT_NE(fact, facts.end()) << word;
-        const std::uint64_t value =
-            equals == std::string::npos ? 0 : parse_qemu_size(word.substr(equals + 1)).value();
-        if (fact != facts.end()) fact->apply(w, value);
-    }
-    return w;
-}
-
-BackendPlan plan_of(const World& w) { return plan_backend(w.options, w.machine, w.file); }
-BackendPlan plan_of(const std::string& text) { return plan_of(world_of(text)); }
-
-using Codes = std::vector<std::string>;
-Codes codes_of(const BackendPlan& plan) {
-    Codes codes;
-    for (const Problem& problem : plan.problems.all()) codes.emplace_back(problem.code);
-    return codes;
-}
-Codes codes_of(const std::string& text) { return codes_of(plan_of(text)); }
+using namespace testing;  // NOLINT(google-build-using-namespace): the words of tests
 
 struct Rule {
     std::string code;
@@ -217,6 +112,23 @@ const std::vector<Rule> file_rules{
     {"device-size-unknown", warning, {"/vm/a.ram is a device"}, "file|device", "file"},
     {"device-size-unknown", warning, {"/vm/a.ram is a device"}, "file|disk", "file"},
     {"file-wrong", refusal, {"/vm/a.ram"}, "file|socket", "file"},
+    {"file-wrong", refusal, {"a text of the kernel"}, "file|proc", "file"},
+    {"link-to-nothing", refusal, {"/vm/a.ram", "leads nowhere"}, "file|broken-link", "file|absent"},
+    {"disk-too-small", warning, {"the shared memory object", "4194304 more", "has 4194303"},
+     "shm|tmpfs,disk-free=4194303", "shm|tmpfs,disk-free=4M"},
+    {"disk-full", refusal, {"the shared memory object"},
+     "shm,prealloc=on|tmpfs,disk-free=4194303", "shm,prealloc=on|tmpfs,disk-free=4M"},
+    {"disk-too-small", warning, {"4194304 more", "(tmpfs)"},
+     "file|tmpfs,disk-free=4194303", "file|disk-free=4194303"},
+    {"disk-too-small", warning, {"4194304 more", "an access"},
+     "file,readonly=on|tmpfs,disk-free=4194303", "file,readonly=on|tmpfs,disk-free=4M"},
+    {"disk-too-small", warning, {"3145728 more"},
+     "file,readonly=on,rom=off|tmpfs,disk-free=3145727,allocated=16M,outside=15M",
+     "file,readonly=on,rom=off|tmpfs,disk-free=3M,allocated=16M,outside=15M"},
+    {"disk-full", refusal, {"4194304 more", "(hugetlbfs)"},
+     "file,share=on|absent,hugetlbfs,disk-free=4194303", "file,share=on|absent,hugetlbfs,disk-free=4M"},
+    {"disk-too-small", warning, {"4194304 more", "(hugetlbfs)"},
+     "file,share=on,reserve=off|absent,hugetlbfs,disk-free=2M", "file,share=on|hugetlbfs,disk-free=4M"},
 };
 
 const std::vector<Rule> memory_rules{
@@ -251,9 +163,11 @@ const std::vector<Rule> memory_rules{
      "ram|total=4194303", "ram,reserve=off|total=4194303"},
     {"beyond-machine", refusal, {"4M are mapped"}, "file|total=4194303", "memfd|total=4194303"},
     {"node-too-small", refusal, {"4M are taken", "nodes 0 have 8421375"},
-     "ram,prealloc=on,host-nodes=0,policy=bind|node=8421375", "ram,prealloc=on,host-nodes=0,policy=bind|node=8421376"},
+     "ram,prealloc=on,host-nodes=0,policy=bind|two-nodes,node=8421375",
+     "ram,prealloc=on,host-nodes=0,policy=bind|two-nodes,node=8421376"},
     {"node-small", warning, {"4M may be taken", "nodes 0 have 4194303"},
-     "ram,host-nodes=0,policy=interleave|node=4194303", "ram,host-nodes=0,policy=preferred|node=4194303"},
+     "ram,host-nodes=0,policy=bind|two-nodes,node=4194303",
+     "ram,host-nodes=0,policy=interleave|two-nodes,node=4194303"},
     {"node-missing", refusal, {"node 1", "online: 0"},
      "ram,host-nodes=0-1,policy=bind", "ram,host-nodes=0,policy=bind"},
     {"address-space-limit", refusal, {"4194304 are mapped", "4194303", "ulimit"}, "ram|as=4194303", "ram|as=4M"},
@@ -347,8 +261,8 @@ TEST(BackendPlanFiles, AFileThatIsShorterByOneByteIsRefusedAndNeverGrown) {
 }
 
 TEST(BackendPlanFiles, AFileShorterThanAPageIsNotAdvisedASizeOfZero) {
-    EXPECT_EQ(plan_of("file|length=100").problems.all().front().advice,
-              "grow it: truncate -s 4194304 /vm/a.ram");
+    const BackendPlan plan = plan_of("file|length=100");
+    EXPECT_EQ(plan.problems.all().front().advice, "grow it: truncate -s 4194304 /vm/a.ram");
 }
 
 TEST(BackendPlanFiles, ALongerFileIsUsedFromItsOffsetAndStaysAsLong) {
@@ -557,6 +471,7 @@ TEST(BackendPlanCosts, AreOfWhatIsWrittenNowAndInTime) {
         {"memfd,share=off,hugetlb=on", whole, whole},
         {"file|hugetlbfs", whole, whole},
         {"file,reserve=off|hugetlbfs", 0, whole},
+        {"file,readonly=on|tmpfs,allocated=1M", 0, whole - mib},
         {"file,readonly=on|hugetlbfs", whole, whole},
         {"file,readonly=on,reserve=off|hugetlbfs", 0, 0},
         {"file,share=on|hugetlbfs,allocated=16M", 0, 0},

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -28,22 +30,24 @@ constexpr std::uint64_t bytes_per_thread = std::uint64_t{64} << 20;
 /// Small enough that threads end together, large enough that taking the next one costs nothing.
 constexpr std::uint64_t bytes_per_piece = std::uint64_t{16} << 20;
 
-/// Fails when fewer than that many bytes are left for ordinary pages.
-Result<void> check_left(std::uint64_t needed_bytes, std::uint64_t done_bytes,
-                        std::span<const std::uint16_t> bound_nodes) {
+/// What is left for ordinary pages, and by whose limit.
+struct Left {
+    std::uint64_t bytes = 0;
+    std::string whose;
+};
+Result<Left> memory_left(std::span<const std::uint16_t> bound_nodes) {
     const MemoryLimits limits = GM_TRY(memory_limits());
-    std::uint64_t left = limits.available_bytes;
-    if (limits.cgroup_headroom_bytes) left = std::min(left, *limits.cgroup_headroom_bytes);
-    if (!bound_nodes.empty()) {
-        std::uint64_t of_nodes = 0;
-        for (const std::uint16_t node : bound_nodes)
-            of_nodes += GM_TRY(node_available_bytes(node)).value_or(limits.available_bytes);
-        left = std::min(left, of_nodes);
-    }
-    if (with_kernel_share(needed_bytes) <= left) return {};
-    return Error{Errc::exhausted,
-                 fmt::format("{} bytes were taken, {} more are needed, and {} are left{}", done_bytes,
-                             needed_bytes, left, bound_nodes.empty() ? "" : " on these nodes")};
+    Left left{.bytes = limits.available_bytes, .whose = "the machine"};
+    if (limits.cgroup_headroom_bytes && *limits.cgroup_headroom_bytes < left.bytes)
+        left = {.bytes = *limits.cgroup_headroom_bytes,
+                .whose = fmt::format("the control group {}", limits.cgroup_path)};
+    if (bound_nodes.empty()) return left;
+    std::uint64_t of_nodes = 0;
+    for (const std::uint16_t node : bound_nodes)
+        of_nodes += GM_TRY(node_available_bytes(node)).value_or(limits.available_bytes);
+    if (of_nodes < left.bytes)
+        left = {.bytes = of_nodes, .whose = fmt::format("node {}", fmt::join(bound_nodes, ", "))};
+    return left;
 }
 
 /// What SIGBUS would have said.
@@ -90,14 +94,12 @@ Result<void> populate_part(std::span<std::byte> bytes, std::uint64_t page_bytes)
 /// Pieces of the bytes, of which each thread takes the next one when it is done with its own.
 class Job {
 public:
-    Job(std::span<std::byte> bytes, std::uint64_t page_bytes, const PreallocProgress& progress,
-        std::span<const std::uint16_t> bound_nodes)
+    Job(std::span<std::byte> bytes, const PreallocOptions& options)
         : bytes_(bytes),
-          page_bytes_(page_bytes),
-          piece_bytes_(std::max(bytes_per_piece, page_bytes)),
-          chunk_bytes_(std::max(prealloc_chunk_bytes, page_bytes)),
-          progress_(progress),
-          bound_nodes_(bound_nodes) {}
+          options_(options),
+          piece_bytes_(std::max(bytes_per_piece, options.page_bytes)),
+          chunk_bytes_(std::max(prealloc_chunk_bytes, options.page_bytes)),
+          cost_of_1024_(cost_of_1024(bytes.size(), options.cost_bytes.value_or(bytes.size()))) {}
 
     Result<void> run(std::uint64_t count_threads) {
         std::vector<std::jthread> threads;
@@ -106,11 +108,11 @@ public:
         const AtEnd stop{is_stopped_};
         try {
             for (std::uint64_t number = 1; number < count_threads; ++number)
-                threads.emplace_back([this] { work(nullptr); });
+                threads.emplace_back([this] { work(false); });
         } catch (const std::system_error&) {  // NOLINT(bugprone-empty-catch)
             // A limit on threads (RLIMIT_NPROC, pids.max): those that there are do all of it.
         }
-        work(&progress_);
+        work(true);
         threads.clear();
         if (failure_) return std::move(*failure_).with_context("prealloc");
         return {};
@@ -122,62 +124,91 @@ private:
         ~AtEnd() { flag = true; }
     };
 
-    void work(const PreallocProgress* progress) {
+    static std::uint64_t cost_of_1024(std::uint64_t size_bytes, std::uint64_t cost_bytes) {
+        // Sizes are of mappings, below 2^48.
+        return size_bytes == 0 ? 0 : (cost_bytes * 1024 + size_bytes - 1) / size_bytes;
+    }
+    [[nodiscard]] std::uint64_t cost_of(std::uint64_t bytes) const {
+        return bytes / 1024 * cost_of_1024_ + bytes % 1024 * cost_of_1024_ / 1024;
+    }
+
+    void work(bool is_caller) {
         while (!is_stopped_) {
             const std::uint64_t begin = next_.fetch_add(piece_bytes_);
             if (begin >= bytes_.size()) return;
             const std::uint64_t size = std::min<std::uint64_t>(piece_bytes_, bytes_.size() - begin);
             auto taken = take(begin, size);
             if (!taken) {
-                const std::scoped_lock lock{mutex_};
+                const std::scoped_lock lock{failure_mutex_};
                 if (!failure_) failure_ = std::move(taken).error();
                 is_stopped_ = true;
                 return;
             }
             const std::uint64_t done = done_ += size;
-            if (progress != nullptr && *progress) (*progress)(done);
+            if (is_caller && options_.progress) options_.progress(done);
         }
     }
 
     Result<void> take(std::uint64_t begin, std::uint64_t size) {
         // Huge pages come from a pool of their own.
-        if (page_bytes_ == page_size_bytes) GM_TRY(check_chunk(begin + size));
-        return populate_part(bytes_.subspan(begin, size), page_bytes_);
+        if (options_.page_bytes == page_size_bytes) GM_TRY(check_chunk(begin + size));
+        return populate_part(bytes_.subspan(begin, size), options_.page_bytes);
     }
 
     /// Asks for the next chunk when a piece is the first to reach into it.
     Result<void> check_chunk(std::uint64_t behind) {
-        const std::scoped_lock lock{mutex_};
-        while (checked_ < behind) {
+        const std::scoped_lock lock{check_mutex_};
+        while (checked_ < behind && !is_stopped_) {
             const std::uint64_t chunk_end = std::min<std::uint64_t>(checked_ + chunk_bytes_, bytes_.size());
-            const std::uint64_t done = done_;
-            GM_TRY(check_left(chunk_end - done, done, bound_nodes_));
+            const Left left = GM_TRY(memory_left(options_.bound_nodes));
+            // Pieces that others are at are counted as if they had taken nothing yet.
+            if (with_kernel_share(cost_of(chunk_end - done_)) > left.bytes) {
+                wait_for_others();
+                GM_TRY(check_exactly(chunk_end));
+            }
             checked_ = chunk_end;
         }
         return {};
     }
 
+    Result<void> check_exactly(std::uint64_t chunk_end) const {
+        const Left left = GM_TRY(memory_left(options_.bound_nodes));
+        const std::uint64_t done = done_;
+        const std::uint64_t needed = with_kernel_share(cost_of(chunk_end - done));
+        if (needed <= left.bytes) return {};
+        return Error{
+            Errc::exhausted,
+            fmt::format("{} bytes are done, the next {} need {} with page tables, and {} has {} left", done,
+                        chunk_end - done, needed, left.whose, left.bytes)};
+    }
+
+    /// Until all that was checked is done, or somebody has failed.
+    void wait_for_others() const {
+        constexpr std::chrono::microseconds pause{200};
+        while (done_ < checked_ && !is_stopped_) std::this_thread::sleep_for(pause);
+    }
+
     std::span<std::byte> bytes_;
-    std::uint64_t page_bytes_;
+    const PreallocOptions& options_;
     std::uint64_t piece_bytes_;
     std::uint64_t chunk_bytes_;
-    const PreallocProgress& progress_;
-    std::span<const std::uint16_t> bound_nodes_;
+    std::uint64_t cost_of_1024_;
     std::atomic<std::uint64_t> next_{0};
     std::atomic<std::uint64_t> done_{0};
     std::atomic<bool> is_stopped_{false};
-    std::mutex mutex_;
-    std::uint64_t checked_ = 0;     ///< up to there is memory enough; under the mutex
-    std::optional<Error> failure_;  ///< the first one; under the mutex
+    std::mutex check_mutex_;
+    std::uint64_t checked_ = 0;  ///< up to there is memory enough; under check_mutex_
+    std::mutex failure_mutex_;
+    std::optional<Error> failure_;  ///< the first one; under failure_mutex_
 };
 
 }  // namespace
 
-Result<void> preallocate(std::span<std::byte> bytes, std::uint64_t page_bytes, std::uint64_t count_threads,
-                         const PreallocProgress& progress, std::span<const std::uint16_t> bound_nodes) {
+Result<void> preallocate(std::span<std::byte> bytes, const PreallocOptions& options) {
+    std::uint64_t count_threads = options.count_threads;
     if (count_threads == 0) count_threads = std::max(std::thread::hardware_concurrency(), 1U);
     count_threads = std::min({count_threads, max_prealloc_threads, bytes.size() / bytes_per_thread + 1});
-    return Job{bytes, page_bytes, progress, bound_nodes}.run(count_threads);
+    return Job{bytes, options}.run(count_threads);
 }
 
 }  // namespace guestmem

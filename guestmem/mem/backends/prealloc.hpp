@@ -4,9 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 
 #include "guestmem/base/result.hpp"
+#include "guestmem/base/sizes.hpp"
 
 /// Gives every page of a backend its memory before the guest touches it.
 ///
@@ -33,11 +35,17 @@ inline constexpr std::uint64_t prealloc_chunk_bytes = std::uint64_t{256} << 20;
     return bytes == 0 ? 0 : bytes + bytes / 128 + lists;
 }
 
-using PreallocProgress = std::function<void(std::uint64_t done_bytes)>;
+struct PreallocOptions {
+    std::uint64_t page_bytes = page_size_bytes;
+    std::uint64_t count_threads = 0;  ///< 0: as many as there are processors
+    /// Memory that all of it takes, at most twice its size; nothing said: its size. Pages that are there cost nothing,
+    /// a private copy of a page that its file gets first costs two.
+    std::optional<std::uint64_t> cost_bytes = std::nullopt;
+    std::span<const std::uint16_t> bound_nodes =
+        {};  ///< the only ones that give pages (policy=bind); none: all
+    std::function<void(std::uint64_t done_bytes)> progress = {};
+};
 
-/// `bound_nodes`: the only nodes that give pages (policy=bind); none: all of them.
-[[nodiscard]] Result<void> preallocate(std::span<std::byte> bytes, std::uint64_t page_bytes,
-                                       std::uint64_t count_threads, const PreallocProgress& progress = {},
-                                       std::span<const std::uint16_t> bound_nodes = {});
+[[nodiscard]] Result<void> preallocate(std::span<std::byte> bytes, const PreallocOptions& options);
 
 }  // namespace guestmem

@@ -26,6 +26,7 @@
 #include "guestmem/mem/testing/test_map.hpp"
 #include "guestmem/sys/fault_guard.hpp"
 #include "guestmem/sys/faults.hpp"
+#include "guestmem/sys/file_system.hpp"
 #include "guestmem/sys/memfd.hpp"
 #include "guestmem/sys/memory_advice.hpp"
 #include "guestmem/sys/testing/resources.hpp"
@@ -70,14 +71,14 @@ INSTANTIATE_TEST_SUITE_P(All, PreallocThreads,
 
 TEST_P(PreallocThreads, GiveEveryPage) {
     const Mapping mapping = anonymous(three_parts_bytes + page_size_bytes);
-    ASSERT_TRUE(preallocate(mapping.bytes(), page_size_bytes, GetParam()));
+    ASSERT_TRUE(preallocate(mapping.bytes(), {.count_threads = GetParam()}));
     EXPECT_EQ(count_resident_pages(mapping.bytes()), mapping.bytes().size() / page_size_bytes);
 }
 
 TEST_P(PreallocThreads, MayBeMoreThanPages) {
     for (const std::uint64_t count_pages : {1U, 2U, 3U}) {
         const Mapping mapping = anonymous(count_pages * page_size_bytes);
-        ASSERT_TRUE(preallocate(mapping.bytes(), page_size_bytes, GetParam()));
+        ASSERT_TRUE(preallocate(mapping.bytes(), {.count_threads = GetParam()}));
         EXPECT_EQ(count_resident_pages(mapping.bytes()), count_pages);
     }
 }
@@ -87,7 +88,7 @@ TEST(Prealloc, OfAllSixteenThreadsGivesEveryPage) {
     if (ask_machine().value().limits.available_bytes < 2 * size_bytes)
         GTEST_SKIP() << "16 threads need 1 GiB of memory, which is not free";
     const Mapping mapping = anonymous(size_bytes);
-    ASSERT_TRUE(preallocate(mapping.bytes(), page_size_bytes, 16));
+    ASSERT_TRUE(preallocate(mapping.bytes(), {.count_threads = 16}));
     EXPECT_EQ(count_resident_pages(mapping.bytes()), size_bytes / page_size_bytes);
 }
 
@@ -98,10 +99,11 @@ TEST(Prealloc, TellsHowFarItIs) {
         static_cast<void>(advise(memory->bytes(), Advice::huge_pages));
         std::vector<std::uint64_t> told;
         const auto caller = std::this_thread::get_id();
-        ASSERT_TRUE(preallocate(memory->bytes(), page_size_bytes, threads, [&](std::uint64_t done_bytes) {
-            EXPECT_EQ(std::this_thread::get_id(), caller);
-            told.push_back(done_bytes);
-        }));
+        ASSERT_TRUE(preallocate(memory->bytes(),
+                                {.count_threads = threads, .progress = [&](std::uint64_t done_bytes) {
+                                     EXPECT_EQ(std::this_thread::get_id(), caller);
+                                     told.push_back(done_bytes);
+                                 }}));
         EXPECT_TRUE(std::ranges::is_sorted(told));
         if (threads == 1) {
             EXPECT_EQ(told.size(), 13U) << "pieces of 16 MiB";
@@ -113,14 +115,14 @@ TEST(Prealloc, TellsHowFarItIs) {
 TEST(Prealloc, EndsItsThreadsWhenProgressThrows) {
     const auto memory = HostMemory::create_anonymous({.size_bytes = 256 * mib}).value();
     static_cast<void>(advise(memory->bytes(), Advice::huge_pages));
-    EXPECT_THROW(static_cast<void>(preallocate(memory->bytes(), page_size_bytes, 3,
-                                               [](std::uint64_t) { throw std::runtime_error{"enough"}; })),
-                 std::runtime_error);
+    const PreallocOptions options{.count_threads = 3,
+                                  .progress = [](std::uint64_t) { throw std::runtime_error{"enough"}; }};
+    EXPECT_THROW(static_cast<void>(preallocate(memory->bytes(), options)), std::runtime_error);
     EXPECT_LT(count_resident_pages(memory->bytes()), 256 * mib / page_size_bytes)
         << "not all of it was taken";
 }
 
-TEST(Prealloc, OfNoBytesIsDone) { EXPECT_TRUE(preallocate({}, page_size_bytes, 4)); }
+TEST(Prealloc, OfNoBytesIsDone) { EXPECT_TRUE(preallocate({}, {.count_threads = 4})); }
 
 TEST(Prealloc, GoesOnWithFewerThreadsWhenNoMoreAreGiven) {
     if (::geteuid() != 0) GTEST_SKIP() << "only root can become a user who has no process left";
@@ -130,7 +132,7 @@ TEST(Prealloc, GoesOnWithFewerThreadsWhenNoMoreAreGiven) {
         ASSERT_EQ(::setrlimit(RLIMIT_NPROC, &none), 0);
         become_user(other_user);
         const Mapping mapping = anonymous(three_parts_bytes);
-        EXPECT_TRUE(preallocate(mapping.bytes(), page_size_bytes, 3));
+        EXPECT_TRUE(preallocate(mapping.bytes(), {.count_threads = 3}));
         EXPECT_EQ(count_resident_pages(mapping.bytes()), three_parts_bytes / page_size_bytes);
     });
 }
@@ -162,7 +164,7 @@ void expect_no_lost_write(std::optional<FaultInjector::Options> fault) {
     for (int i = 0; i < count_rounds; ++i) {
         std::optional<FaultInjector> injector;
         if (fault) injector.emplace(0, *fault);
-        EXPECT_TRUE(preallocate(mapping.bytes(), page_size_bytes, 1));
+        EXPECT_TRUE(preallocate(mapping.bytes(), {.count_threads = 1}));
     }
     is_done = true;
     writer.join();
@@ -183,7 +185,7 @@ TEST(Prealloc, WithoutTheGuardIsAClearErrorOnAnOldKernel) {
         ASSERT_NE(std::signal(SIGBUS, SIG_DFL), SIG_ERR);
         const Mapping mapping = anonymous(4 * page_size_bytes);
         const FaultInjector injector{0, no_populate};
-        const auto done = preallocate(mapping.bytes(), page_size_bytes, 1);
+        const auto done = preallocate(mapping.bytes(), {.count_threads = 1});
         ASSERT_FALSE(done);
         EXPECT_EQ(done.error().code(), Errc::unsupported);
         EXPECT_THAT(done.error().message(), HasSubstr("prealloc: this kernel cannot populate pages"));
@@ -200,7 +202,7 @@ TEST(Prealloc, InAThreadThatBlocksSigbusIsAClearErrorOnAnOldKernel) {
         ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &signals, nullptr), 0);
         const Mapping mapping = anonymous(page_size_bytes);
         const FaultInjector injector{0, no_populate};
-        EXPECT_FALSE(preallocate(mapping.bytes(), page_size_bytes, 1));
+        EXPECT_FALSE(preallocate(mapping.bytes(), {.count_threads = 1}));
     }};
     thread.join();
 }
@@ -215,7 +217,7 @@ TEST(Prealloc, OfPagesThatAreLostIsAnErrorAndNoSignal) {
     for (const bool is_old : {false, true}) {
         std::optional<FaultInjector> injector;
         if (is_old) injector.emplace(0, no_populate);
-        const auto done = preallocate(mapping.bytes(), page_size_bytes, 1);
+        const auto done = preallocate(mapping.bytes(), {.count_threads = 1});
         ASSERT_FALSE(done);
         EXPECT_EQ(done.error().code(), Errc::exhausted);
         EXPECT_THAT(done.error().message(),
@@ -227,7 +229,7 @@ TEST(Prealloc, IsNotBegunWhenTheLimitsCannotBeRead) {
     for (const SysCall call : {SysCall::open, SysCall::read, SysCall::getrlimit}) {
         const Mapping mapping = anonymous(4 * page_size_bytes);
         const FaultInjector injector{0, {.only = call}};
-        EXPECT_FALSE(preallocate(mapping.bytes(), page_size_bytes, 1)) << to_string(call);
+        EXPECT_FALSE(preallocate(mapping.bytes(), {.count_threads = 1})) << to_string(call);
         EXPECT_EQ(count_resident_pages(mapping.bytes()), 0U);
     }
 }
@@ -423,13 +425,15 @@ TEST(Prealloc, ThatAControlGroupWouldKillForStopsBefore) {
     in_child([&] {
         ASSERT_TRUE(group.enter());
         const Mapping mapping = anonymous(128 * mib);
-        const auto done = preallocate(mapping.bytes(), page_size_bytes, 2);
+        const auto done = preallocate(mapping.bytes(), {.count_threads = 2});
         ASSERT_FALSE(done);
         EXPECT_EQ(done.error().code(), Errc::exhausted);
-        EXPECT_THAT(done.error().message(),
-                    HasSubstr("prealloc: 0 bytes were taken, 134217728 more are needed, and"));
+        EXPECT_THAT(
+            done.error().message(),
+            HasSubstr("prealloc: 0 bytes are done, the next 134217728 need 139460608 with page tables, and "
+                      "the control group "));
         EXPECT_EQ(count_resident_pages(mapping.bytes()), 0U);
-        EXPECT_TRUE(preallocate(mapping.bytes().first(16 * mib), page_size_bytes, 2));
+        EXPECT_TRUE(preallocate(mapping.bytes().first(16 * mib), {.count_threads = 2}));
     });
 }
 
@@ -444,8 +448,55 @@ TEST(Prealloc, ThatAControlGroupWouldKillForStopsBetweenChunks) {
             folder.path().substr(folder.path().rfind('/') + 1));
         ASSERT_TRUE(group.enter());
         EXPECT_THAT(message_of(plan),
-                    HasSubstr("prealloc: 268435456 bytes were taken, 134217728 more are needed"));
+                    HasSubstr("prealloc: 268435456 bytes are done, the next 134217728 need 139460608"));
         EXPECT_FALSE(std::filesystem::exists(plan.options.mem_path));
+    });
+}
+
+TEST(Prealloc, OfAPrivateObjectCountsEachPageTwice) {
+    const SmallGroup group{400 * mib};
+    if (!group.is_there())
+        GTEST_SKIP() << "no control group of the first version can be made here: not root, or not mounted";
+    in_child([&] {
+        const BackendPlan plan = planned("memory-backend-memfd,id=a,size=256M,share=off,prealloc=on");
+        EXPECT_EQ(plan.memory_now_bytes, 512 * mib);
+        ASSERT_TRUE(group.enter());
+        EXPECT_THAT(message_of(plan), HasSubstr("0 bytes are done, the next 268435456 need"));
+        EXPECT_TRUE(Backend::create(planned("memory-backend-memfd,id=a,size=128M,share=off,prealloc=on"))
+                        .has_value());
+    });
+}
+
+TEST(Prealloc, OfWhatFitsGoesToTheEndHoweverManyThreadsAreAtIt) {
+    const SmallGroup group{400 * mib};
+    if (!group.is_there())
+        GTEST_SKIP() << "no control group of the first version can be made here: not root, or not mounted";
+    in_child([&] {
+        ASSERT_TRUE(group.enter());
+        for (const std::uint64_t threads : {std::uint64_t{1}, std::uint64_t{2}, std::uint64_t{16}}) {
+            const Mapping mapping = anonymous(380 * mib);
+            const auto done = preallocate(mapping.bytes(), {.count_threads = threads});
+            EXPECT_TRUE(done) << threads << ": " << (done ? "" : done.error().message());
+        }
+    });
+}
+
+TEST(Prealloc, OfPagesThatAreThereNeedsNoMemory) {
+    const SmallGroup group{400 * mib};
+    if (!group.is_there())
+        GTEST_SKIP() << "no control group of the first version can be made here: not root, or not mounted";
+    const TempFolder folder;
+    in_child([&] {
+        ASSERT_TRUE(group.enter());
+        const std::string path = "/dev/shm/" + folder.path().substr(folder.path().rfind('/') + 1);
+        const Fd file = create_file(path, 0600).value();
+        ASSERT_TRUE(allocate_file(file, 0, 300 * mib));
+        const BackendPlan plan =
+            planned("memory-backend-file,id=a,size=300M,share=on,prealloc=on,mem-path=" + path);
+        EXPECT_EQ(plan.memory_now_bytes, 0U);
+        const auto backend = Backend::create(plan);
+        EXPECT_TRUE(backend) << (backend ? "" : backend.error().message());
+        ASSERT_TRUE(remove_file(path));
     });
 }
 

@@ -36,7 +36,9 @@ public:
         found_.push_back({Severity::warning, code, std::move(message), std::move(advice)});
     }
     void append(const Problems& more) { found_.insert(found_.end(), more.found_.begin(), more.found_.end()); }
-    [[nodiscard]] std::span<const Problem> all() const { return found_; }
+    [[nodiscard]] std::span<const Problem> all() const& { return found_; }
+    /// In a loop over all() of a temporary they would be gone.
+    std::span<const Problem> all() && = delete;
     [[nodiscard]] bool has_refusal() const {
         return std::ranges::any_of(found_,
                                    [](const Problem& one) { return one.severity == Severity::refusal; });

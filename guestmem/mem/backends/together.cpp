@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "guestmem/mem/backends/checks.hpp"
 #include "guestmem/mem/backends/plan.hpp"
 #include "guestmem/mem/backends/prealloc.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
@@ -138,10 +139,22 @@ void check_sums(std::span<const BackendPlan> plans, const MachineFacts& machine,
     std::uint64_t memory_bytes = 0;
     std::uint64_t worst_bytes = 0;
     std::map<std::uint64_t, std::uint64_t> huge_pages;
+    std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> huge_files;
     for (const BackendPlan& plan : plans) {
         // Sizes are below 2^56, and there are fewer than 2^8 that large in any call that has not failed before.
-        if (plan.is_huge && plan.memory_now_bytes != 0)
-            huge_pages[plan.page_bytes] += (plan.memory_now_bytes - 1) / plan.page_bytes + 1;
+        const std::uint64_t count_huge = plan.is_huge && plan.memory_now_bytes != 0
+                                             ? (plan.memory_now_bytes - 1) / plan.page_bytes + 1
+                                             : 0;
+        const bool has_shared_file = plan.options.kind == BackendKind::file && plan.file.path.exists &&
+                                     plan.mode.sharing == MapSharing::shared;
+        if (count_huge != 0 && has_shared_file) {
+            // Those that share a file share its pages, too.
+            std::uint64_t& most_of_file = huge_files[{plan.file.path.device, plan.file.path.inode}];
+            huge_pages[plan.page_bytes] += count_huge - std::min(count_huge, most_of_file);
+            most_of_file = std::max(most_of_file, count_huge);
+        } else if (count_huge != 0) {
+            huge_pages[plan.page_bytes] += count_huge;
+        }
         if (plan.is_huge) continue;
         memory_bytes = std::min(memory_bytes + plan.memory_now_bytes, std::uint64_t{1} << 62);
         worst_bytes = std::min(worst_bytes + plan.memory_worst_bytes, std::uint64_t{1} << 62);
@@ -166,6 +179,44 @@ void check_sums(std::span<const BackendPlan> plans, const MachineFacts& machine,
     }
 }
 
+/// Blocks of one file system, and addresses of this process.
+void check_shared_limits(std::span<const BackendPlan> plans, const MachineFacts& machine,
+                         Problems& problems) {
+    struct Disk {
+        std::uint64_t now_bytes = 0;
+        std::uint64_t worst_bytes = 0;
+        const FileSystemFacts* facts = nullptr;
+    };
+    std::map<std::uint64_t, Disk> disks;
+    std::uint64_t mapped_bytes = 0;
+    for (const BackendPlan& plan : plans) {
+        mapped_bytes = std::min(mapped_bytes + plan.mapped_bytes, std::uint64_t{1} << 62);
+        const std::uint64_t needed = detail::needed_blocks_of(plan);
+        if (needed == 0) continue;
+        Disk& disk = disks[plan.file.path.exists ? plan.file.path.device : plan.file.folder.device];
+        disk.facts = &*plan.file.file_system;
+        disk.worst_bytes = std::min(disk.worst_bytes + needed, std::uint64_t{1} << 62);
+        if (plan.options.is_prealloc)
+            disk.now_bytes = std::min(disk.now_bytes + needed, std::uint64_t{1} << 62);
+    }
+    for (const auto& [device, disk] : disks) {
+        const auto message = [&disk](std::uint64_t bytes) {
+            return fmt::format("together the backends need {} more bytes of a file system ({}) that has {}",
+                               bytes, disk.facts->type, *disk.facts->free_bytes);
+        };
+        if (disk.now_bytes > *disk.facts->free_bytes)
+            problems.refuse("disk-full-together", message(disk.now_bytes));
+        else if (disk.worst_bytes > *disk.facts->free_bytes)
+            problems.warn("disk-too-small-together",
+                          message(disk.worst_bytes) + "; an access that finds no space raises SIGBUS");
+    }
+    if (mapped_bytes > machine.limits.address_space_bytes)
+        problems.refuse("address-space-limit-together",
+                        fmt::format("together {} are mapped, and this process may map {} in all (RLIMIT_AS)",
+                                    mapped_bytes, machine.limits.address_space_bytes),
+                        "raise it: ulimit -v unlimited");
+}
+
 }  // namespace
 
 Problems check_together(std::span<const BackendPlan> plans, const MachineFacts& machine) {
@@ -177,7 +228,10 @@ Problems check_together(std::span<const BackendPlan> plans, const MachineFacts& 
     const std::vector<Extent> extents = extents_of(plans);
     check_made_twice(extents, problems);
     check_extents(extents, problems);
-    if (plans.size() > 1) check_sums(plans, machine, problems);
+    if (plans.size() > 1) {
+        check_sums(plans, machine, problems);
+        check_shared_limits(plans, machine, problems);
+    }
     return problems;
 }
 

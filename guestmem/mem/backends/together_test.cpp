@@ -20,6 +20,8 @@
 #include "guestmem/mem/backends/option_text.hpp"
 #include "guestmem/mem/backends/plan.hpp"
 #include "guestmem/mem/backends/prealloc.hpp"
+#include "guestmem/sys/file_system.hpp"
+#include "guestmem/sys/sparse_file.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
 
@@ -257,6 +259,38 @@ TEST(BackendsTogether, LockedMemoryIsAllOfItAgainstTheLimit) {
     EXPECT_THAT(problems.all().front().advice, HasSubstr("ulimit -l 2097152"));
 }
 
+TEST(BackendsTogether, DiskAndAddressesThatAreEnoughForEachMayBeTooFewForAll) {
+    FileFactsBefore facts = facts_of(0);
+    facts.file_system->free_bytes = 3 * mib;
+    const auto plans_of = [&](const std::string& more) {
+        return std::vector{plan_of("memory-backend-file,id=a,size=2M,share=on,mem-path=/vm/a" + more, facts),
+                           plan_of("memory-backend-file,id=b,size=2M,share=on,mem-path=/vm/b" + more, facts)};
+    };
+    const std::vector taken = plans_of(",prealloc=on");
+    const Problems problems = check_together(taken, plenty());
+    ASSERT_EQ(codes_of(problems), Codes{"disk-full-together"});
+    EXPECT_THAT(problems.all().front().message, AllOf(HasSubstr("4194304 more"), HasSubstr("has 3145728")));
+    std::vector later = plans_of("");
+    EXPECT_EQ(codes_of(check_together(later, plenty())), Codes{"disk-too-small-together"});
+    later[1].file.folder.device = 2;
+    EXPECT_EQ(codes_of(check_together(later, plenty())), Codes{}) << "another file system";
+    MachineFacts machine = plenty();
+    machine.limits.address_space_bytes = 4 * mib;
+    EXPECT_EQ(codes_of(check_together(later, machine)), Codes{});
+    --machine.limits.address_space_bytes;
+    EXPECT_EQ(codes_of(check_together(later, machine)), Codes{"address-space-limit-together"});
+}
+
+TEST(BackendsTogether, HugePagesOfASharedFileAreCountedOnce) {
+    FileFactsBefore facts = facts_of(7);
+    facts.file_system = {"hugetlbfs", 2 * mib, std::nullopt, true, true};
+    const std::string text = "memory-backend-file,size=10M,share=on,readonly=on,mem-path=/huge/rom,id=";
+    std::vector plans{plan_of(text + "a", facts), plan_of(text + "b", facts)};
+    EXPECT_EQ(codes_of(check_together(plans, plenty())), Codes{});
+    plans[1].file.path.inode = 8;
+    EXPECT_EQ(codes_of(check_together(plans, plenty())), Codes{"too-few-huge-pages-together"});
+}
+
 TEST(BackendsTogether, HugePagesThatAreEnoughForEachMayBeTooFewForAll) {
     const std::string text = "memory-backend-memfd,hugetlb=on,size=10M,id=";
     const std::vector plans{plan_of(text + "a"), plan_of(text + "b")};
@@ -276,8 +310,10 @@ TEST(BackendsTogether, EveryRuleHasATest) {
     std::set<std::string> codes;
     for (std::sregex_iterator at{text.begin(), text.end(), call}, end; at != end; ++at)
         codes.insert((*at)[1]);
-    EXPECT_EQ(codes, (std::set<std::string>{"file-made-twice", "id-twice", "overlap", "overlap-with-private",
-                                            "little-memory-together", "memlock-limit", "overlap-with-rom",
+    EXPECT_EQ(codes, (std::set<std::string>{"address-space-limit-together", "disk-full-together",
+                                            "disk-too-small-together", "file-made-twice", "id-twice",
+                                            "overlap", "overlap-with-private", "little-memory-together",
+                                            "memlock-limit", "overlap-with-rom",
                                             "too-few-huge-pages-together", "too-little-memory-together"}));
 }
 
@@ -476,6 +512,28 @@ TEST(BackendFacts, OfAFileAreItsOwnItsFoldersAndItsFileSystems) {
     const auto none = ask_file({.kind = BackendKind::memfd, .mem_path = path});
     EXPECT_TRUE(none && !none->path.exists && !none->folder.exists) << "this kind has no path";
     EXPECT_EQ(folder.entries(), std::vector<std::string>{"a.ram"}) << "asking makes nothing";
+}
+
+TEST(BackendFacts, OfAFileAreTheDataAroundItsRangeAndWhetherItsNameIsALinkToNothing) {
+    const TempFolder folder;
+    const std::string path = folder.path_of("ram");
+    const Fd file = create_file(path, 0600).value();
+    ASSERT_TRUE(resize_file(file, 4 * mib) && allocate_file(file, 0, mib));
+    ASSERT_TRUE(write_at(file, 0, std::vector<std::byte>(mib, std::byte{1})));
+    const auto outside = [&](std::uint64_t offset, std::uint64_t size) {
+        return ask_file(
+                   {.kind = BackendKind::file, .size_bytes = size, .mem_path = path, .offset_bytes = offset})
+            ->outside_data_bytes;
+    };
+    EXPECT_EQ(outside(0, 4 * mib), 0U);
+    EXPECT_EQ(outside(mib / 2, mib), mib / 2);
+    EXPECT_EQ(outside(mib / 4, mib / 4), 3 * mib / 4);
+    EXPECT_EQ(outside(2 * mib, mib), mib);
+    EXPECT_EQ(outside(~std::uint64_t{0} - 4095, 8192), mib) << "behind the end of any file";
+    std::filesystem::create_symlink("nowhere", folder.path_of("link"));
+    EXPECT_TRUE(ask_file({.kind = BackendKind::file, .mem_path = folder.path_of("link")})->is_broken_link);
+    EXPECT_FALSE(ask_file({.kind = BackendKind::file, .mem_path = folder.path_of("absent")})->is_broken_link);
+    EXPECT_EQ(ask_file({.kind = BackendKind::shm})->file_system->type, "tmpfs");
 }
 
 TEST(BackendFacts, OfAFileAreAnErrorWhenAnyCallFails) {

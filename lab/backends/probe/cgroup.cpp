@@ -110,8 +110,8 @@ void check_lowered(Checks& checks, const Group& limits, const std::string& type)
     const std::uint64_t before = limits.usage();
     const std::uint64_t kills = limits.kills();
     const std::string answer = answer_of([&]() -> std::string {
-        if (!limits.set_limit(128 * mib)) return "the limit cannot be raised";
-        const auto plan = make_plan(type + ",id=m,size=96M,prealloc=on");
+        if (!limits.set_limit(192 * mib)) return "the limit cannot be raised";
+        const auto plan = make_plan(type + ",id=m,size=72M,prealloc=on");
         if (!plan) return plan.error().message();
         if (plan->problems.has_refusal()) return refusal_of(*plan).message();
         if (!limits.set_limit(64 * mib)) return "the limit cannot be lowered";

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -43,7 +44,7 @@ inline constexpr std::uint64_t huge_bytes = std::uint64_t{2} << 20;
 /// What is at DIR/ram before.
 enum class Before : std::uint8_t { nothing, empty, content };
 enum class Writes : std::uint8_t { stay, reach_file, refused };
-enum class Place : std::uint8_t { tmp, dev_shm };
+enum class Place : std::uint8_t { tmp, dev_shm, hugetlbfs };
 
 struct Way {
     std::string_view name;
@@ -95,6 +96,19 @@ inline constexpr std::array ways{
         .text = "memory-backend-file,mem-path=DIR/ram,share=on",
         .writes = Writes::reach_file,
         .place = Place::dev_shm},
+    Way{.name = "HugeFileMadeShared",
+        .text = "memory-backend-file,mem-path=DIR/ram,share=on",
+        .writes = Writes::reach_file,
+        .is_huge = true,
+        .place = Place::hugetlbfs},
+    Way{.name = "HugeFileMadePrivate",
+        .text = "memory-backend-file,mem-path=DIR/ram",
+        .is_huge = true,
+        .place = Place::hugetlbfs},
+    Way{.name = "HugeFileInAFolder",
+        .text = "memory-backend-file,mem-path=DIR,share=on",
+        .is_huge = true,
+        .place = Place::hugetlbfs},
     Way{.name = "FileWithOffset",
         .text = "memory-backend-file,mem-path=DIR/ram,share=on,offset=12K",
         .before = Before::content,
@@ -126,10 +140,13 @@ class Scene {
 public:
     explicit Scene(const Way& way)
         : way_(way),
-          folder_((way.place == Place::tmp ? std::filesystem::temp_directory_path().string() : "/dev/shm") +
-                  "/guestmem-XXXXXX") {
+          folder_(
+              (way.place == Place::dev_shm ? "/dev/shm" : std::filesystem::temp_directory_path().string()) +
+              "/guestmem-XXXXXX") {
         GM_CHECK(::mkdtemp(folder_.data()) != nullptr);
         if (way.is_huge) huge_pages_ = std::make_unique<HugePages>(4);
+        if (way.place == Place::hugetlbfs)
+            is_mounted_ = ::mount("none", folder_.c_str(), "hugetlbfs", 0, "pagesize=2M") == 0;
         if (way.before == Before::content) {
             const auto content = counted_bytes(way.offset_bytes + way_bytes);
             std::ofstream{path(), std::ios::binary}.write(reinterpret_cast<const char*>(content.data()),
@@ -141,11 +158,17 @@ public:
     Scene& operator=(const Scene&) = delete;
     ~Scene() {
         std::error_code ignored;
+        if (is_mounted_) {
+            std::filesystem::remove(path(), ignored);
+            ::umount2(folder_.c_str(), MNT_DETACH);
+        }
         std::filesystem::remove_all(folder_, ignored);
     }
 
-    /// False where this machine has no huge pages to give.
-    [[nodiscard]] bool is_possible() const { return !huge_pages_ || huge_pages_->is_there(); }
+    /// False where this machine has no huge pages to give, or none may be mounted.
+    [[nodiscard]] bool is_possible() const {
+        return (!huge_pages_ || huge_pages_->is_there()) && (way_.place != Place::hugetlbfs || is_mounted_);
+    }
     [[nodiscard]] std::string path() const { return folder_ + "/ram"; }
 
     [[nodiscard]] BackendOptions options() const {
@@ -193,6 +216,7 @@ private:
     Way way_;
     std::string folder_;
     std::unique_ptr<HugePages> huge_pages_;
+    bool is_mounted_ = false;
 };
 
 }  // namespace guestmem::testing
