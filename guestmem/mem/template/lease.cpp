@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/mem/template/lease.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <chrono>
+#include <string_view>
+#include <utility>
+
+#include "guestmem/mem/template/template_files.hpp"
+#include "guestmem/sys/file_system.hpp"
+#include "guestmem/sys/folder.hpp"
+#include "guestmem/sys/host.hpp"
+#include "guestmem/sys/kernel_text.hpp"
+#include "guestmem/sys/owned_file.hpp"
+#include "guestmem/sys/sparse_file.hpp"
+
+namespace guestmem {
+
+namespace {
+
+constexpr std::size_t max_leases = 100'000;
+constexpr std::size_t max_lease_bytes = 256;
+
+std::string forks_folder(const std::string& folder) { return folder + "/" + forks_folder_name; }
+
+Result<Fd> open_manifest(const std::string& folder) {
+    const Fd opened = GM_TRY(open_folder(folder));
+    return open_in(opened, template_manifest_file);
+}
+
+std::optional<Tenant> parse_tenant(std::string_view text) {
+    const auto pid = value_of_line(text, "pid");
+    const auto since = value_of_line(text, "since");
+    const auto pid_number = pid ? parse_kernel_number(*pid) : std::nullopt;
+    const auto since_number = since ? parse_kernel_number(*since) : std::nullopt;
+    if (!pid_number || !since_number || !std::in_range<std::int32_t>(*pid_number)) return std::nullopt;
+    return Tenant{.pid = static_cast<std::int32_t>(*pid_number), .since_s = *since_number};
+}
+
+}  // namespace
+
+Lease::Lease(FileLock in_use, FileLock own, std::string path)
+    : in_use_(std::move(in_use)), own_(std::move(own)), path_(std::move(path)) {}
+
+Lease::~Lease() {
+    // A file that stays is found to be of nobody.
+    static_cast<void>(remove_file(path_));
+}
+
+Result<std::shared_ptr<const Lease>> Lease::take(const std::string& folder, FdView manifest) {
+    Fd opened = GM_TRY(open_manifest(folder));
+    auto in_use = GM_TRY(FileLock::try_shared(std::move(opened)));
+    if (!in_use) return Error{Errc::busy, fmt::format("{}: it is being removed", folder)};
+    // Under the lock its name stays what it is.
+    const FileFacts expected = GM_TRY(file_facts(manifest));
+    const PathFacts named = GM_TRY(path_facts(fmt::format("{}/{}", folder, template_manifest_file)));
+    const FileFacts locked = GM_TRY(file_facts(in_use->file()));
+    const auto is_it = [&](const auto& facts) {
+        return facts.device == expected.device && facts.inode == expected.inode;
+    };
+    if (!is_it(named) || !is_it(locked))
+        return Error{Errc::unavailable,
+                     fmt::format("{}: it was replaced since it was opened; open it again", folder)};
+    const std::string forks = forks_folder(folder);
+    if (auto made = make_folder(forks, 0700); !made && made.error().code() != Errc::already_exists)
+        return std::move(made).error();
+    const std::string name = GM_TRY(random_hex(8));
+    // It gets its name when it is locked: one without a lock is taken for a dead process's.
+    const std::string hidden = fmt::format("{}/.{}", forks, name);
+    const std::string path = fmt::format("{}/{}", forks, name);
+    Fd file = GM_TRY(create_file(hidden, 0600));
+    const std::string text = fmt::format("pid {}\nsince {}\n", process_id(), seconds_since_1970());
+    auto written = write_at(file, 0, std::as_bytes(std::span{text}));
+    auto own =
+        written ? FileLock::try_exclusive(std::move(file)) : Result<std::optional<FileLock>>{written.error()};
+    auto renamed = own && *own ? rename_new(hidden, path) : Result<void>{};
+    if (!own || !*own || !renamed) {
+        static_cast<void>(remove_file(hidden));
+        if (!own) return std::move(own).error();
+        if (!renamed) return std::move(renamed).error();
+        return Error{Errc::busy, fmt::format("{}: somebody has locked a file that was just made", hidden)};
+    }
+    return std::shared_ptr<const Lease>{new Lease{*std::move(in_use), *std::move(*own), path}};
+}
+
+Result<std::vector<Tenant>> tenants_of(const std::string& folder) {
+    std::vector<Tenant> tenants;
+    const std::string forks = forks_folder(folder);
+    const auto entries = list_folder(forks, max_leases);
+    if (!entries && entries.error().code() == Errc::not_found) return tenants;
+    if (!entries) return entries.error();
+    const Fd opened = GM_TRY(open_folder(forks));
+    for (const FolderEntry& entry : *entries) {
+        if (entry.name.starts_with('.')) continue;
+        auto file = open_in(opened, entry.name);
+        // Gone since it was listed.
+        if (!file) continue;
+        const std::string path = fmt::format("{}/{}", forks, entry.name);
+        auto lock = GM_TRY(FileLock::try_exclusive(*std::move(file)));
+        if (lock) {
+            static_cast<void>(remove_file(path));
+            continue;
+        }
+        const auto text = read_text_file(path, max_lease_bytes);
+        if (const auto tenant = text ? parse_tenant(*text) : std::nullopt) tenants.push_back(*tenant);
+    }
+    return tenants;
+}
+
+Result<std::optional<FileLock>> try_retire(const std::string& folder) {
+    Fd manifest = GM_TRY(open_manifest(folder));
+    return FileLock::try_exclusive(std::move(manifest));
+}
+
+}  // namespace guestmem

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/mem/template/store.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "guestmem/mem/template/lease.hpp"
+#include "guestmem/mem/template/manifest.hpp"
+#include "guestmem/mem/template/template_files.hpp"
+#include "guestmem/sys/file_system.hpp"
+#include "guestmem/sys/folder.hpp"
+#include "guestmem/sys/host.hpp"
+
+namespace guestmem {
+
+namespace {
+
+constexpr std::size_t max_entries = 100'000;
+
+Result<std::vector<FolderEntry>> entries_of(const std::string& store) {
+    if (!GM_TRY(path_facts(store)).exists) return std::vector<FolderEntry>{};
+    return list_folder(store, max_entries);
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> list_templates(const std::string& store) {
+    const std::vector<FolderEntry> entries = GM_TRY(entries_of(store));
+    std::vector<std::string> names;
+    for (const FolderEntry& entry : entries) {
+        if (entry.kind != FileKind::folder || !is_template_name(entry.name)) continue;
+        const std::string manifest = fmt::format("{}/{}/{}", store, entry.name, template_manifest_file);
+        if (GM_TRY(path_facts(manifest)).exists) names.push_back(entry.name);
+    }
+    return names;
+}
+
+Result<void> remove_template(const std::string& folder) {
+    const auto lock = GM_TRY_CONTEXT(try_retire(folder), folder);
+    // This removes what dead processes left, too.
+    const std::vector<Tenant> tenants = GM_TRY(tenants_of(folder));
+    if (!lock) {
+        std::string pids;
+        for (const Tenant& tenant : tenants)
+            pids += fmt::format("{}{}", pids.empty() ? "" : ", ", tenant.pid);
+        return Error{Errc::busy,
+                     fmt::format("{}: it has forks alive (processes {}); end them first", folder, pids)};
+    }
+    const std::string gone =
+        fmt::format("{}/{}{}", parent_folder(folder), retired_prefix, GM_TRY(random_hex(8)));
+    GM_TRY(rename_new(folder, gone));
+    GM_TRY(sync_folder(parent_folder(folder)));
+    return remove_tree(gone);
+}
+
+Result<void> remove_leftovers(const std::string& store) {
+    const std::vector<FolderEntry> entries = GM_TRY(entries_of(store));
+    for (const FolderEntry& entry : entries) {
+        const bool is_making = entry.name.starts_with(making_prefix);
+        if (entry.kind != FileKind::folder || (!is_making && !entry.name.starts_with(retired_prefix)))
+            continue;
+        const std::string path = fmt::format("{}/{}", store, entry.name);
+        if (is_making) {
+            auto opened = open_folder(path);
+            // Finished or removed since it was listed.
+            if (!opened) continue;
+            // A folder of a second ago may not be locked yet.
+            const auto lock = GM_TRY(FileLock::try_exclusive(*std::move(opened)));
+            if (!lock) continue;
+        }
+        static_cast<void>(remove_tree(path));
+    }
+    return {};
+}
+
+}  // namespace guestmem
