@@ -11,6 +11,7 @@
 #include "guestmem/cli/backend_commands.hpp"
 #include "guestmem/cli/exit_codes.hpp"
 #include "guestmem/cli/share_commands.hpp"
+#include "guestmem/cli/template_commands.hpp"
 #include "guestmem/sys/host.hpp"
 
 namespace guestmem::cli {
@@ -39,6 +40,14 @@ constexpr auto table = std::to_array<Row>({
      &describe_backend_make},
     {"backend", "usage", "Show how much of a process' guest memory is there, and as what",
      &describe_backend_usage},
+    {"template", "make", "Freeze memory into a template", &describe_template_make},
+    {"template", "list", "List the templates of a store", &describe_template_list},
+    {"template", "show", "Show a template: its layout, where it comes from, who uses it",
+     &describe_template_show},
+    {"template", "verify", "Read all of a template and find what changed", &describe_template_verify},
+    {"template", "fork", "Map the memory of VMs from a template, and show what they take",
+     &describe_template_fork},
+    {"template", "rm", "Remove a template that nobody uses", &describe_template_rm},
 });
 
 struct Group {
@@ -47,10 +56,11 @@ struct Group {
     const char* example;
 };
 
-constexpr std::array<Group, 2> groups{{
+constexpr std::array<Group, 3> groups{{
     {"share", "Memory between VMs: serve it, look at it, use it from the host",
      "guestmem share serve --help"},
     {"backend", "Where guest memory comes from, in QEMU's words", "guestmem backend explain --help"},
+    {"template", "Guest memory frozen once and forked many times", "guestmem template make --help"},
 }};
 
 /// Says which word is unknown and what is there; 0 when the words name a command, or an option comes first.

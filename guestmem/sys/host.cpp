@@ -192,8 +192,6 @@ std::size_t stderr_columns() {
     return size.ws_col;
 }
 
-std::int32_t process_id() { return ::getpid(); }
-
 bool is_stdin_terminal() { return ::isatty(STDIN_FILENO) == 1; }
 bool is_stderr_terminal() { return ::isatty(STDERR_FILENO) == 1; }
 

@@ -59,8 +59,6 @@ void notify_stopping();
 /// becomes its standard error. For programs, before anything else; false when not even that is possible.
 [[nodiscard]] bool open_standard_streams();
 
-[[nodiscard]] std::int32_t process_id();
-
 /// Whether standard input, or standard error, is a terminal.
 [[nodiscard]] bool is_stdin_terminal();
 [[nodiscard]] bool is_stderr_terminal();

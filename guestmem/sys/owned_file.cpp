@@ -41,6 +41,4 @@ Result<Fd> open_in(FdView folder, const std::string& name) {
     return file;
 }
 
-std::uint32_t effective_user() { return ::geteuid(); }
-
 }  // namespace guestmem

@@ -32,6 +32,4 @@ struct Ownership {
 /// For reading. `name` is one part of a path.
 [[nodiscard]] Result<Fd> open_in(FdView folder, const std::string& name);
 
-[[nodiscard]] std::uint32_t effective_user();
-
 }  // namespace guestmem

@@ -197,13 +197,13 @@ public:
     ~PunchAtEnd() {
         const auto file = memory_->file();
         // A child that was forked has a copy of this, and not the memory. A file system without holes keeps the data.
-        if (file && process_id() == maker_)
+        if (file && own_process() == maker_)
             static_cast<void>(punch_hole(file->fd, file->offset_bytes, memory_->bytes().size()));
     }
 
 private:
     std::shared_ptr<const HostMemory> memory_;
-    std::int32_t maker_ = process_id();
+    std::int32_t maker_ = own_process();
 };
 
 std::shared_ptr<const HostMemory> punched_at_end(std::shared_ptr<const HostMemory> memory) {

@@ -71,7 +71,7 @@ Result<std::shared_ptr<const Lease>> Lease::take(const std::string& folder, FdVi
     const std::string hidden = fmt::format("{}/.{}", forks, name);
     const std::string path = fmt::format("{}/{}", forks, name);
     Fd file = GM_TRY(create_file(hidden, 0600));
-    const std::string text = fmt::format("pid {}\nsince {}\n", process_id(), seconds_since_1970());
+    const std::string text = fmt::format("pid {}\nsince {}\n", own_process(), seconds_since_1970());
     auto written = write_at(file, 0, std::as_bytes(std::span{text}));
     auto own =
         written ? FileLock::try_exclusive(std::move(file)) : Result<std::optional<FileLock>>{written.error()};

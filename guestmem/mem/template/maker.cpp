@@ -59,7 +59,7 @@ Result<TemplateMaker> TemplateMaker::begin(const std::string& folder) {
     maker.writer_ = std::make_unique<ImageWriter>(maker.image_.view(), maker.sums_.view());
     maker.manifest_.id = GM_TRY(random_hex(16));
     maker.manifest_.made_at_s = seconds_since_1970();
-    maker.manifest_.owner = effective_user();
+    maker.manifest_.owner = own_user();
     return maker;
 }
 

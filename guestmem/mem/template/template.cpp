@@ -9,6 +9,7 @@
 #include "guestmem/mem/host_memory.hpp"
 #include "guestmem/mem/template/template_files.hpp"
 #include "guestmem/sys/folder.hpp"
+#include "guestmem/sys/host.hpp"
 #include "guestmem/sys/owned_file.hpp"
 #include "guestmem/sys/sparse_file.hpp"
 
@@ -23,7 +24,7 @@ constexpr std::uint64_t thp_bytes = std::uint64_t{2} << 20;
 /// Who could change a template under its forks has to be somebody who could do worse anyway.
 Result<void> check_owner(FdView file, std::string_view name, std::uint32_t forbidden_bits) {
     const Ownership ownership = GM_TRY_CONTEXT(ownership_of(file), name);
-    const std::uint32_t user = effective_user();
+    const std::uint32_t user = own_user();
     if (ownership.owner != user && ownership.owner != 0 && user != 0)
         return Error{
             Errc::permission_denied,

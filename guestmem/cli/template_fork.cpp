@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <iostream>
+#include <limits>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "guestmem/cli/exit_codes.hpp"
+#include "guestmem/cli/report.hpp"
+#include "guestmem/cli/template_commands.hpp"
+#include "guestmem/cli/template_store.hpp"
+#include "guestmem/mem/backends/size_text.hpp"
+#include "guestmem/mem/backends/usage.hpp"
+#include "guestmem/mem/layout.hpp"
+#include "guestmem/mem/template/template.hpp"
+
+namespace guestmem::cli {
+namespace {
+
+struct ForkOptions {
+    std::string name;
+    std::string store;
+    std::uint64_t count = 1;
+    bool json = false;
+    bool is_held = false;
+};
+
+struct Made {
+    std::vector<Fork> forks;
+    std::chrono::nanoseconds time{};
+};
+
+Result<Made> make(const ForkOptions& options) {
+    const auto opened = GM_TRY(Template::open(template_folder(options.store, options.name)));
+    Made made;
+    made.forks.reserve(options.count);
+    const auto begin = std::chrono::steady_clock::now();
+    for (std::uint64_t i = 0; i < options.count; ++i) {
+        Fork fork = GM_TRY(opened->fork());
+        made.forks.push_back(std::move(fork));
+    }
+    made.time = std::chrono::steady_clock::now() - begin;
+    return made;
+}
+
+Result<MemoryUsage> usage_of_fork(const Fork& fork) {
+    Layout layout;
+    for (const auto& region : fork.regions) layout.add(region);
+    const auto map = GM_TRY(std::move(layout).freeze());
+    return usage_of(*map);
+}
+
+Result<void> print_bill(const Made& made, bool json) {
+    MemoryUsage all;
+    if (!json)
+        print(fmt::format("{:<34} {:>8} {:>8} {:>8} {:>8}\n", "GENERATION", "MAPPED", "SHARED", "PRIVATE",
+                          "UNTOUCHED"));
+    for (const Fork& fork : made.forks) {
+        const MemoryUsage usage = GM_TRY(usage_of_fork(fork));
+        all.add(usage);
+        if (json)
+            print(nlohmann::json{{"generation", fork.generation},
+                                 {"mapped_bytes", usage.mapped_bytes},
+                                 {"shared_bytes", usage.shared_bytes},
+                                 {"private_bytes", usage.private_bytes},
+                                 {"untouched_bytes", usage.untouched_bytes()}}
+                      .dump() +
+                  "\n");
+        else
+            print(fmt::format("{:<34} {:>8} {:>8} {:>8} {:>8}\n", fork.generation,
+                              format_qemu_size(usage.mapped_bytes), format_qemu_size(usage.shared_bytes),
+                              format_qemu_size(usage.private_bytes),
+                              format_qemu_size(usage.untouched_bytes())));
+    }
+    const double each_us =
+        std::chrono::duration<double, std::micro>(made.time).count() / static_cast<double>(made.forks.size());
+    if (!json)
+        print(fmt::format("{} forks in {:.1f} us each, {} private in all\n", made.forks.size(), each_us,
+                          format_qemu_size(all.private_bytes)));
+    return {};
+}
+
+int run(const ForkOptions& options) {
+    const auto made = make(options);
+    if (!made) return report(made.error());
+    if (const auto printed = print_bill(*made, options.json); !printed) return report(printed.error());
+    if (options.is_held) {
+        fmt::print(stderr, "held until the end of standard input\n");
+        std::cin.ignore(std::numeric_limits<std::streamsize>::max());
+    }
+    return exit_ok;
+}
+
+}  // namespace
+
+Action describe_template_fork(CLI::App& app) {
+    auto options = std::make_shared<ForkOptions>();
+    app.footer(
+        "Example: guestmem template fork base --count 10 --hold\n"
+        "Maps the memory of so many VMs in this process, and says what each takes.\n"
+        "Exit codes: 0 done, 1 it cannot be forked, 2 wrong words.");
+    app.add_option("NAME", options->name, "A template in the store, or the path of its folder")->required();
+    app.add_option("--count", options->count, "How many")
+        ->check(CLI::Range(1, 100'000))
+        ->capture_default_str();
+    app.add_flag("--hold", options->is_held, "Keep them until the end of standard input");
+    add_store_option(app, options->store);
+    app.add_flag("--json", options->json, "Print a line of JSON for each");
+    return [options] { return run(*options); };
+}
+
+}  // namespace guestmem::cli

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/cli/template_store.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <system_error>
+
+#include "guestmem/sys/file_system.hpp"
+#include "guestmem/sys/folder.hpp"
+#include "guestmem/sys/host.hpp"
+
+namespace guestmem::cli {
+
+std::string usual_store() {
+    if (own_user() == 0) return "/var/lib/guestmem/templates";
+    if (const auto data = environment("XDG_DATA_HOME"); data && data->starts_with('/'))
+        return *data + "/guestmem/templates";
+    return environment("HOME").value_or("") + "/.local/share/guestmem/templates";
+}
+
+void add_store_option(CLI::App& app, std::string& store) {
+    store = usual_store();
+    app.add_option("--store", store, "The folder of templates")->capture_default_str();
+}
+
+std::string template_folder(const std::string& store, const std::string& name) {
+    std::string path = name.contains('/') ? name : fmt::format("{}/{}", store, name);
+    while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+    return path;
+}
+
+Result<void> make_store(const std::string& folder_of_template) {
+    const std::string store = parent_folder(folder_of_template);
+    if (GM_TRY(path_facts(store)).exists) return {};
+    std::error_code failure;
+    std::filesystem::create_directories(parent_folder(store), failure);
+    if (failure)
+        return Error{Errc::io, failure.value(),
+                     fmt::format("make {}: {}", parent_folder(store), failure.message())};
+    auto made = guestmem::make_folder(store, 0700);
+    if (!made && made.error().code() != Errc::already_exists) return std::move(made).error();
+    return {};
+}
+
+}  // namespace guestmem::cli
