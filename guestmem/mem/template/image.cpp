@@ -60,6 +60,12 @@ Result<void> ImageWriter::add_bytes(std::uint64_t image_offset_bytes, std::span<
 Result<void> ImageWriter::add_file(std::uint64_t image_offset_bytes, FdView file,
                                    std::uint64_t file_offset_bytes, std::uint64_t size_bytes) {
     buffer_.resize(buffer_bytes);
+    const FileFacts facts = GM_TRY(file_facts(file));
+    // A part that is not there must not pass for zeros.
+    if (file_offset_bytes > facts.size_bytes || size_bytes > facts.size_bytes - file_offset_bytes)
+        return Error{Errc::invalid_argument,
+                     fmt::format("image: {} bytes at {} are wanted of a file that has {}", size_bytes,
+                                 file_offset_bytes, facts.size_bytes)};
     const std::uint64_t end = file_offset_bytes + size_bytes;
     for (std::uint64_t at = file_offset_bytes; at < end;) {
         const auto data = GM_TRY(next_data(file, {at, end - at}));

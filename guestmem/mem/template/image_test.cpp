@@ -11,6 +11,7 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "guestmem/base/sizes.hpp"
@@ -129,7 +130,14 @@ TEST(ImageWriter, OfAFileThatIsTooShortIsAnError) {
     const Fd source = create_file(files.folder.path_of("ram"), 0600).value();
     ASSERT_TRUE(write_at(source, 0, counted_bytes(4095)));
     ImageWriter writer{files.image, files.sums};
-    EXPECT_FALSE(writer.add_file(0, source, 0, 4096));
+    for (const auto& [offset, size] : {std::pair<std::uint64_t, std::uint64_t>{0, 4096},
+                                       {0, mib},
+                                       {mib, 4096},
+                                       {~std::uint64_t{0} - 4095, 8192}}) {
+        const auto added = writer.add_file(0, source, offset, size);
+        ASSERT_FALSE(added) << offset;
+        EXPECT_THAT(added.error().message(), HasSubstr("of a file that has 4095"));
+    }
 }
 
 TEST(ImageWriter, OfNothingIsAHole) {
