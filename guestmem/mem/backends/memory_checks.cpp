@@ -76,7 +76,8 @@ void check_available(BackendPlan& plan, const MachineFacts& machine) {
 /// A kernel that promises no more than it has counts private memory when it is mapped, and the pages of memory objects
 /// and of tmpfs one by one when they come.
 void check_commit(BackendPlan& plan, const MachineFacts& machine) {
-    const bool is_private = plan.mode.sharing == MapSharing::private_copy;
+    const bool is_private =
+        plan.mode.sharing == MapSharing::private_copy && plan.mode.access == MapAccess::read_write;
     const bool is_counted =
         is_private && plan.memory_worst_bytes != 0 && !plan.is_huge && plan.options.is_reserved;
     if (machine.limits.overcommit == Overcommit::heuristic && is_counted &&

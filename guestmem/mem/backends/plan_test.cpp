@@ -157,6 +157,8 @@ const std::vector<Rule> memory_rules{
      "memfd,prealloc=on|never,commit=4194303", "memfd,prealloc=on|never,commit=4M"},
     {"commit-small", warning, {"4M are counted", "4194303", "SIGBUS", "prealloc=on"},
      "shm|never,commit=4194303", "shm|never,commit=4M"},
+    {"commit-small", warning, {"4M are counted"},
+     "file,readonly=on|tmpfs,never,commit=1", "file,readonly=on,reserve=off|never,commit=1"},
     {"commit-small", warning, {"3M are counted", "3145727"},
      "file,share=on|tmpfs,allocated=1M,never,commit=3145727", "file,share=on|tmpfs,allocated=1M,never,commit=3M"},
     {"beyond-machine", refusal, {"4M are mapped", "4194303 with swap", "reserve=off"},
