@@ -29,13 +29,13 @@ struct TailPadded {
     std::uint8_t kind;
 };
 struct WithConstructor {
-    WithConstructor() : value(1) {}  // NOLINT(modernize-use-default-member-init): its subject
-    std::uint32_t value;
+    WithConstructor() : value(1) {}
+    std::uint32_t value;  // NOLINT(modernize-use-default-member-init): its subject
 };
 struct WithCopy {
     WithCopy() = default;
-    WithCopy(const WithCopy& other)
-        : value(other.value) {}  // NOLINT(modernize-use-equals-default): its subject
+    // NOLINTNEXTLINE(modernize-use-equals-default): its subject
+    WithCopy(const WithCopy& other) : value(other.value) {}
     WithCopy& operator=(const WithCopy&) = default;
     ~WithCopy() = default;
     std::uint32_t value;

@@ -111,7 +111,7 @@ struct HostileTranslator : ::testing::Test {
     [[nodiscard]] AccessResult<void> write(std::uint64_t address) const {
         return memory->write<std::uint64_t>(IoAddress{address}, 1);
     }
-    void expect(AccessReason reason, std::uint64_t address) {
+    void expect(AccessReason reason, std::uint64_t address) const {
         EXPECT_EQ(write(address).error(), (AccessError{reason, Access::write, address, 0}));
     }
     TestMap guest;

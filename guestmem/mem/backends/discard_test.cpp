@@ -136,9 +136,9 @@ TEST_P(Discard, GivesItsPagesBackToTheHost) {
     ASSERT_EQ(count_resident_pages(bytes()), way_bytes / page_size_bytes);
     const auto file = backend_->memory()->file();
     // Huge pages that are written privately are never the object's.
-    const bool is_punched =
-        backend_->discard_rule().means != DiscardMeans::dropped &&
-        !(GetParam().is_huge && backend_->discard_rule().backing == Backing::private_object);
+    const DiscardRule& rule = backend_->discard_rule();
+    const bool is_copied = GetParam().is_huge && rule.backing == Backing::private_object;
+    const bool is_punched = rule.means != DiscardMeans::dropped && !is_copied;
     struct stat before{};
     if (is_punched) {
         ASSERT_EQ(::fstat(file->fd.number(), &before), 0);

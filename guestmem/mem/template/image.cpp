@@ -141,7 +141,7 @@ Result<ImageCheck> check_image(FdView image, FdView sums, std::uint64_t image_by
         GM_TRY(read_at(image, first * page_size_bytes, std::span{pages}.first(count * page_size_bytes)));
         GM_TRY(read_at(sums, first * word_bytes, std::span{words}.first(count * word_bytes)));
         for (std::uint64_t i = 0; i < count; ++i) {
-            const std::uint64_t expected = load_little<std::uint64_t>(word_at(words, i));
+            const auto expected = load_little<std::uint64_t>(word_at(words, i));
             const std::span<const std::byte> page =
                 std::span{pages}.subspan(i * page_size_bytes, page_size_bytes);
             const std::uint64_t sum = is_zero_page(page) ? 0 : page_sum(page);

@@ -45,7 +45,7 @@ std::string error_of(const Manifest& manifest) {
 }
 
 /// With its sum set right: what is wrong is what the test changes.
-std::string summed(std::string text) {
+std::string summed(const std::string& text) {
     static const std::regex sum{R"(,\s*"sum": "[0-9a-f]{16}")"};
     const std::string without = std::regex_replace(text, sum, "");
     const std::string bare = without.substr(0, without.rfind('}') + 1);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guestmem/mem/template/page_sum.hpp"
 
-#define XXH_INLINE_ALL
+#define XXH_INLINE_ALL  // NOLINT(readability-identifier-naming): what xxhash.h looks for
 #include <xxhash.h>
 
 #include <array>
@@ -50,10 +50,20 @@ SumOfSums::SumOfSums() : state_(XXH3_createState()) {
 SumOfSums::~SumOfSums() { XXH3_freeState(to_state(state_)); }
 
 void SumOfSums::add(std::uint64_t page_number, std::uint64_t sum) {
-    const std::array<std::uint64_t, 2> words{swap_unless_little(page_number), swap_unless_little(sum)};
-    XXH3_64bits_update(to_state(state_), words.data(), sizeof words);
+    constexpr std::size_t enough_words = 512;
+    words_.push_back(swap_unless_little(page_number));
+    words_.push_back(swap_unless_little(sum));
+    if (words_.size() >= enough_words) flush();
 }
 
-std::uint64_t SumOfSums::value() const { return XXH3_64bits_digest(to_state(state_)); }
+void SumOfSums::flush() const {
+    XXH3_64bits_update(to_state(state_), words_.data(), words_.size() * sizeof(std::uint64_t));
+    words_.clear();
+}
+
+std::uint64_t SumOfSums::value() const {
+    flush();
+    return XXH3_64bits_digest(to_state(state_));
+}
 
 }  // namespace guestmem

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 /// Sums of guest pages: whether a page is what it was when a template was made.
 ///
@@ -30,10 +31,14 @@ public:
     ~SumOfSums();
 
     void add(std::uint64_t page_number, std::uint64_t sum);
+    /// Of what was added so far.
     [[nodiscard]] std::uint64_t value() const;
 
 private:
+    void flush() const;
+
     void* state_;
+    mutable std::vector<std::uint64_t> words_;  ///< that are not in the state yet
 };
 
 }  // namespace guestmem

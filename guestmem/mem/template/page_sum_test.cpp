@@ -50,7 +50,7 @@ TEST(PageSum, IsThatOfXxh3) {
 }
 
 TEST(SumOfSums, DependsOnPlaceAndSum) {
-    const auto of = [](std::vector<std::pair<std::uint64_t, std::uint64_t>> pages) {
+    const auto of = [](const std::vector<std::pair<std::uint64_t, std::uint64_t>>& pages) {
         SumOfSums sum;
         for (const auto& [page, value] : pages) sum.add(page, value);
         return sum.value();
