@@ -15,6 +15,7 @@
 #include "guestmem/cli/backend_commands.hpp"
 #include "guestmem/cli/exit_codes.hpp"
 #include "guestmem/cli/qemu_ram_blocks.hpp"
+#include "guestmem/cli/qmp.hpp"
 #include "guestmem/cli/report.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
 #include "guestmem/mem/backends/usage.hpp"
@@ -212,7 +213,11 @@ Result<Shown> show_socket(const UsageOptions& options) {
         return Error{Errc::invalid_argument,
                      fmt::format("{}: is no socket; give the number of a process or a Unix socket",
                                  to_printable(options.target))};
-    const UnixStream stream = GM_TRY(connect_soon(options.target));
+    auto connected = connect_soon(options.target);
+    if (!connected && connected.error().code() == Errc::timed_out)
+        return Error{Errc::timed_out,
+                     fmt::format("{}; give the number of the process", connected.error().message())};
+    const UnixStream stream = GM_TRY(std::move(connected));
     const PeerCredentials peer = GM_TRY(stream.peer());
     if (peer.pid <= 0)
         return Error{Errc::unavailable, fmt::format("{}: the kernel does not say which process listens there "

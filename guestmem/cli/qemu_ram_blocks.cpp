@@ -4,22 +4,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
-#include <chrono>
-#include <future>
 #include <limits>
-#include <memory>
 #include <nlohmann/json.hpp>
-#include <thread>
 #include <utility>
+
+#include "guestmem/cli/qmp.hpp"
 
 namespace guestmem::cli {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-Error broken(std::string_view what) { return Error{Errc::corrupt, fmt::format("QEMU: {}", what)}; }
 
 std::string_view take_line(std::string_view& text) {
     std::string_view line = text.substr(0, text.find('\n'));
@@ -90,92 +83,19 @@ std::optional<GuestPlace> read_place(std::string_view line, std::string_view blo
     return place;
 }
 
-/// Lines of JSON in both directions, with a deadline and a limit for all that comes.
-class Conversation {
-public:
-    explicit Conversation(const UnixStream& stream) : stream_(stream) {}
-
-    void set_time(int timeout_ms) { deadline_ = Clock::now() + std::chrono::milliseconds{timeout_ms}; }
-
-    Result<std::string> line() {
-        for (;;) {
-            if (const std::size_t at = text_.find('\n', searched_); at != std::string::npos) {
-                std::string taken = text_.substr(0, at);
-                text_.erase(0, at + 1);
-                searched_ = 0;
-                return taken;
-            }
-            searched_ = text_.size();
-            GM_TRY(receive());
-        }
-    }
-    /// Whether what comes can be a JSON object: a peer that speaks otherwise need not be waited for.
-    Result<bool> begins_with_brace() {
-        if (text_.empty()) GM_TRY(receive());
-        return text_.starts_with('{');
-    }
-
-    Result<nlohmann::json> ask(std::string_view command, const nlohmann::json& arguments) {
-        nlohmann::json request{{"execute", command}, {"id", ++last_id_}};
-        if (!arguments.is_null()) request["arguments"] = arguments;
-        const std::string text = request.dump() + "\n";
-        const SendOutcome outcome = GM_TRY_CONTEXT(stream_.send(std::as_bytes(std::span{text})), "QEMU");
-        if (outcome.status != SendStatus::sent || outcome.count_bytes != text.size())
-            return Error{Errc::unavailable, "QEMU: it does not read its QMP socket"};
-        for (;;) {
-            auto answer = nlohmann::json::parse(GM_TRY(line()), nullptr, false);
-            if (!answer.is_object()) return broken("what came on its QMP socket is no JSON object");
-            if (answer.contains("event")) continue;
-            if (answer.value("id", nlohmann::json{}) != last_id_) return broken("an answer nobody asked for");
-            if (!answer.contains("return")) return broken(fmt::format("it refuses '{}'", command));
-            return std::move(answer["return"]);
-        }
-    }
-    Result<std::string> ask_human(std::string_view command) {
-        auto answer = GM_TRY(ask("human-monitor-command", {{"command-line", command}}));
-        if (!answer.is_string()) return broken(fmt::format("no text came of '{}'", command));
-        return answer.get<std::string>();
-    }
-
-private:
-    Result<void> receive() {
-        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline_ - Clock::now()).count();
-        if (left <= 0 || !GM_TRY(stream_.wait_readable(static_cast<int>(left))))
-            return Error{Errc::timed_out, "QEMU: no answer on its QMP socket in time"};
-        std::array<std::byte, 16 * 1024> buffer{};
-        const auto received = GM_TRY_CONTEXT(stream_.receive(buffer), "QEMU");
-        if (!received) return {};
-        if (received->count_bytes == 0)
-            return Error{Errc::unavailable, "QEMU: it closed the connection to its QMP socket"};
-        count_bytes_ += received->count_bytes;
-        if (count_bytes_ > max_qmp_bytes)
-            return Error{Errc::out_of_range,
-                         fmt::format("QEMU: it says more than the limit of {} bytes", max_qmp_bytes)};
-        text_.append(reinterpret_cast<const char*>(buffer.data()), received->count_bytes);
-        return {};
-    }
-
-    const UnixStream& stream_;
-    Clock::time_point deadline_;
-    std::string text_;
-    std::size_t searched_ = 0;
-    std::size_t count_bytes_ = 0;
-    std::uint64_t last_id_ = 0;
-};
-
 struct MemoryBackend {
     std::string id;
     std::uint64_t size_bytes = 0;
     bool is_taken = false;
 };
 
-Result<std::vector<MemoryBackend>> ask_backends(Conversation& qemu) {
+Result<std::vector<MemoryBackend>> ask_backends(QmpConversation& qemu) {
     const auto answer = GM_TRY(qemu.ask("query-memdev", {}));
-    if (!answer.is_array()) return broken("'query-memdev' gave no list");
+    if (!answer.is_array()) return qmp_broken("'query-memdev' gave no list");
     std::vector<MemoryBackend> backends;
     for (const auto& one : answer) {
         if (!one.is_object() || !one.contains("size") || !one["size"].is_number_unsigned())
-            return broken("'query-memdev' gave a backend without a size");
+            return qmp_broken("'query-memdev' gave a backend without a size");
         // Memory that was made without an id has none.
         MemoryBackend backend;
         if (one.contains("id") && one["id"].is_string()) backend.id = one["id"].get<std::string>();
@@ -211,7 +131,7 @@ void name_backends(std::vector<RamBlock>& blocks, std::vector<MemoryBackend> bac
 }
 
 /// The addresses of the blocks that the guest sees, for a QEMU whose list has none.
-Result<void> ask_addresses(Conversation& qemu, std::vector<RamBlock>& blocks) {
+Result<void> ask_addresses(QmpConversation& qemu, std::vector<RamBlock>& blocks) {
     const std::string tree = GM_TRY(qemu.ask_human("info mtree -f"));
     for (RamBlock& block : blocks) {
         const auto place = find_guest_place(tree, block.name);
@@ -228,7 +148,7 @@ Result<void> ask_addresses(Conversation& qemu, std::vector<RamBlock>& blocks) {
 Result<std::vector<RamBlock>> parse_ram_blocks(std::string_view text) {
     const std::string_view head = take_line(text);
     if (!head.contains("Block Name") || !head.contains("Total"))
-        return broken("'info ramblock' gave no table of RAM blocks");
+        return qmp_broken("'info ramblock' gave no table of RAM blocks");
     const bool has_address = head.contains("HVA");
     std::vector<RamBlock> blocks;
     while (!text.empty()) {
@@ -238,7 +158,7 @@ Result<std::vector<RamBlock>> parse_ram_blocks(std::string_view text) {
             return Error{Errc::out_of_range,
                          fmt::format("QEMU: it has more than {} RAM blocks", max_ram_blocks)};
         auto block = read_block(line, has_address);
-        if (!block) return broken("a line of 'info ramblock' is no RAM block");
+        if (!block) return qmp_broken("a line of 'info ramblock' is no RAM block");
         blocks.push_back(*std::move(block));
     }
     return blocks;
@@ -266,32 +186,12 @@ std::optional<std::uint64_t> parse_host_address(std::string_view text, std::stri
     return read_prefixed(words[7]);
 }
 
-Result<UnixStream> connect_soon(const std::string& path) {
-    // A listener whose queue is full lets connect() sleep for as long as it likes; this program ends before.
-    const auto promise = std::make_shared<std::promise<Result<UnixStream>>>();
-    auto connected = promise->get_future();
-    std::thread{[promise, path] { promise->set_value(UnixStream::connect(path)); }}.detach();
-    if (connected.wait_for(std::chrono::milliseconds{greeting_timeout_ms}) != std::future_status::ready)
-        return Error{
-            Errc::timed_out,
-            fmt::format("connect to {}: nobody takes connections there within {} ms; give the number "
-                        "of the process",
-                        path, greeting_timeout_ms)};
-    return connected.get();
-}
-
 Result<std::optional<std::vector<RamBlock>>> ask_ram_blocks(const UnixStream& stream) {
     using Blocks = std::optional<std::vector<RamBlock>>;
     GM_TRY(stream.set_nonblocking());
-    Conversation qemu{stream};
+    QmpConversation qemu{stream};
     qemu.set_time(greeting_timeout_ms);
-    // What goes wrong before the greeting is another protocol's affair.
-    const auto is_json = qemu.begins_with_brace();
-    if (!is_json || !*is_json) return Blocks{};
-    const auto greeting = qemu.line();
-    if (!greeting) return Blocks{};
-    const auto greeted = nlohmann::json::parse(*greeting, nullptr, false);
-    if (!greeted.is_object() || !greeted.contains("QMP")) return Blocks{};
+    if (!qemu.take_greeting()) return Blocks{};
 
     qemu.set_time(conversation_timeout_ms);
     GM_TRY(qemu.ask("qmp_capabilities", {}));

@@ -19,15 +19,11 @@
 /// Contract: read only: no command that is sent changes the machine. Whoever listens may say anything: what is no
 /// greeting of QMP within greeting_timeout_ms is nothing (no QEMU), and what breaks the protocol behind the greeting
 /// is an error. Names are the bytes that came.
-/// Limits: max_qmp_bytes in all, max_ram_blocks, conversation_timeout_ms behind the greeting.
+/// Limits: those of qmp.hpp, max_ram_blocks, conversation_timeout_ms behind the greeting.
 /// Threads: one at a time.
-/// Known holes: QEMU talks to one QMP client at a time: while another one is connected, there is no greeting.
 
 namespace guestmem::cli {
 
-inline constexpr int greeting_timeout_ms = 2000;
-inline constexpr int conversation_timeout_ms = 5000;
-inline constexpr std::size_t max_qmp_bytes = std::size_t{4} << 20;
 inline constexpr std::size_t max_ram_blocks = 512;
 
 struct RamBlock {
@@ -49,9 +45,6 @@ struct GuestPlace {
 [[nodiscard]] std::optional<GuestPlace> find_guest_place(std::string_view tree, std::string_view block);
 /// "Host virtual address for 0x0 (pc.ram) is 0x7f00"; nothing for other words or another block.
 [[nodiscard]] std::optional<std::uint64_t> parse_host_address(std::string_view text, std::string_view block);
-
-/// A connection to whoever listens at the path, within the time of a greeting.
-[[nodiscard]] Result<UnixStream> connect_soon(const std::string& path);
 
 /// Nothing when the other end does not greet as QEMU does.
 [[nodiscard]] Result<std::optional<std::vector<RamBlock>>> ask_ram_blocks(const UnixStream& stream);

@@ -13,6 +13,7 @@
 #include "guestmem/cli/exit_codes.hpp"
 #include "guestmem/cli/report.hpp"
 #include "guestmem/cli/template_commands.hpp"
+#include "guestmem/cli/template_qemu.hpp"
 #include "guestmem/cli/template_store.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
 #include "guestmem/mem/backends/usage.hpp"
@@ -28,6 +29,8 @@ struct ForkOptions {
     std::uint64_t count = 1;
     bool json = false;
     bool is_held = false;
+    bool is_qemu = false;
+    std::vector<std::string> command;
 };
 
 struct Made {
@@ -85,7 +88,28 @@ Result<void> print_bill(const Made& made, bool json) {
     return {};
 }
 
+int wrong_words(std::string_view what) {
+    fmt::print(stderr, "guestmem: {}\n", to_printable(what));
+    return exit_usage;
+}
+
+int run_qemus(const ForkOptions& options) {
+    if (options.is_held) return wrong_words("--hold is for forks without --qemu");
+    if (options.count > max_qemu_forks)
+        return wrong_words(fmt::format("--count: at most {} with --qemu", max_qemu_forks));
+    if (const std::string fault = fault_of_command(options.command); !fault.empty())
+        return wrong_words(fault);
+    const auto are_good = fork_into_qemus({.folder = template_folder(options.store, options.name),
+                                           .count = options.count,
+                                           .command = options.command,
+                                           .json = options.json});
+    if (!are_good) return report(are_good.error());
+    return *are_good ? exit_ok : exit_failed;
+}
+
 int run(const ForkOptions& options) {
+    if (options.is_qemu) return run_qemus(options);
+    if (!options.command.empty()) return wrong_words("a command line is for --qemu");
     const auto made = make(options);
     if (!made) return report(made.error());
     if (const auto printed = print_bill(*made, options.json); !printed) return report(printed.error());
@@ -102,9 +126,16 @@ Action describe_template_fork(CLI::App& app) {
     auto options = std::make_shared<ForkOptions>();
     app.footer(
         "Example: guestmem template fork base --count 10 --hold\n"
-        "Maps the memory of so many VMs in this process, and says what each takes.\n"
-        "Exit codes: 0 done, 1 it cannot be forked, 2 wrong words.");
+        "         guestmem template fork base --qemu --count 10 -- qemu-system-x86_64 -machine "
+        "q35,memory-backend=ram0\n"
+        "Maps the memory of so many VMs in this process, and says what each takes. With --qemu it starts so many\n"
+        "QEMUs instead, each going on from the template, and waits until they end. Their command line is that of the\n"
+        "QEMU from which the template was made, but without its memory backend; {index} and {generation} in it stand\n"
+        "for those of each fork. docs/guide/templates.md has more.\n"
+        "Exit codes: 0 done, 1 it cannot be forked, or a QEMU ended with an error, 2 wrong words.");
     app.add_option("NAME", options->name, "A template in the store, or the path of its folder")->required();
+    app.add_flag("--qemu", options->is_qemu, "Start a QEMU for each");
+    app.add_option("COMMAND", options->command, "With --qemu, behind --: QEMU and its words");
     app.add_option("--count", options->count, "How many")
         ->check(CLI::Range(1, 100'000))
         ->capture_default_str();

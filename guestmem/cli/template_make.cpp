@@ -12,6 +12,7 @@
 #include "guestmem/cli/exit_codes.hpp"
 #include "guestmem/cli/report.hpp"
 #include "guestmem/cli/template_commands.hpp"
+#include "guestmem/cli/template_qemu.hpp"
 #include "guestmem/cli/template_store.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
 #include "guestmem/mem/template/maker.hpp"
@@ -25,6 +26,7 @@ struct MakeOptions {
     std::string store;
     std::vector<std::string> memory;
     std::string state;
+    std::string qemu;
     std::vector<std::string> notes;
     bool json = false;
 };
@@ -104,6 +106,10 @@ Result<Manifest> make(const MakeOptions& options, const std::vector<MemoryWords>
 }
 
 int run(const MakeOptions& options) {
+    if (options.memory.empty() == options.qemu.empty()) {
+        fmt::print(stderr, "guestmem: either --memory or --qemu says where the memory is\n");
+        return exit_usage;
+    }
     std::vector<MemoryWords> memory;
     for (const std::string& text : options.memory) {
         auto words = parse_memory(text);
@@ -114,7 +120,10 @@ int run(const MakeOptions& options) {
         }
         memory.push_back(*std::move(words));
     }
-    const auto made = make(options, memory);
+    const auto made =
+        options.qemu.empty()
+            ? make(options, memory)
+            : make_from_qemu(options.qemu, template_folder(options.store, options.name), options.notes);
     if (!made) return report(made.error());
     if (options.json)
         print(to_text(*made));
@@ -133,13 +142,17 @@ Action describe_template_make(CLI::App& app) {
         "Examples:\n"
         "  guestmem template make base --memory /dev/shm/vm1.ram --state vm1.state\n"
         "  guestmem template make base --memory low.ram,name=low --memory high.ram,name=high,at=4G\n"
-        "The memory must not change meanwhile: stop the machine first. A template exists whole or not at all.\n"
+        "  guestmem template make base --qemu /run/vm1.qmp\n"
+        "Memory of --memory must not change meanwhile: stop the machine first. --qemu stops the guest of a QEMU whose\n"
+        "RAM is one shared file, takes its memory and devices, and lets it go on. A template exists whole or not at "
+        "all.\n"
         "Exit codes: 0 it is made, 1 it could not be made, 2 wrong words.");
     app.add_option("NAME", options->name, "A name in the store, or the path of a folder to be")->required();
     app.add_option("--memory", options->memory,
-                   "FILE[,name=NAME][,at=GUEST-ADDRESS][,offset=N][,size=N][,rom]: the bytes of a region")
-        ->required();
-    app.add_option("--state", options->state, "What the VMM wants to find again: devices, registers");
+                   "FILE[,name=NAME][,at=GUEST-ADDRESS][,offset=N][,size=N][,rom]: the bytes of a region");
+    auto* const state =
+        app.add_option("--state", options->state, "What the VMM wants to find again: devices, registers");
+    app.add_option("--qemu", options->qemu, "The QMP socket of a QEMU that runs")->excludes(state);
     app.add_option("--note", options->notes, "KEY=VALUE, kept in the manifest: where it comes from");
     add_store_option(app, options->store);
     app.add_flag("--json", options->json, "Print the manifest");

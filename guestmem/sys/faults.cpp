@@ -31,6 +31,7 @@ constexpr std::array<CallFacts, static_cast<std::size_t>(SysCall::count)> facts{
     {"unlink", EPERM},        {"madvise", ENOMEM},    {"mbind", EIO},          {"get_mempolicy", EFAULT},
     {"getrlimit", EINVAL},    {"capget", EPERM},      {"getrandom", ENOSYS},   {"mkdir", ENOSPC},
     {"getdents", EIO},        {"lseek", EIO},         {"fsync", EIO},          {"copy_file_range", ENOSPC},
+    {"spawn", EAGAIN},        {"pidfd_open", EMFILE}, {"waitpid", ECHILD},     {"kill", EPERM},
 }};
 
 }  // namespace

@@ -73,6 +73,10 @@ enum class SysCall : std::uint8_t {
     lseek,
     fsync,
     copy_file_range,
+    spawn,
+    pidfd_open,
+    waitpid,
+    kill,
     count,
 };
 
