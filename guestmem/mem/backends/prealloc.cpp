@@ -137,7 +137,11 @@ private:
             const std::uint64_t begin = next_.fetch_add(piece_bytes_);
             if (begin >= bytes_.size()) return;
             const std::uint64_t size = std::min<std::uint64_t>(piece_bytes_, bytes_.size() - begin);
-            auto taken = take(begin, size);
+            // Huge pages come from a pool of their own.
+            auto taken = options_.page_bytes == page_size_bytes ? check_chunk(begin + size) : Result<void>{};
+            // Somebody else has found that there is too little.
+            if (taken && is_stopped_) return;
+            if (taken) taken = populate_part(bytes_.subspan(begin, size), options_.page_bytes);
             if (!taken) {
                 const std::scoped_lock lock{failure_mutex_};
                 if (!failure_) failure_ = std::move(taken).error();
@@ -147,12 +151,6 @@ private:
             const std::uint64_t done = done_ += size;
             if (is_caller && options_.progress) options_.progress(done);
         }
-    }
-
-    Result<void> take(std::uint64_t begin, std::uint64_t size) {
-        // Huge pages come from a pool of their own.
-        if (options_.page_bytes == page_size_bytes) GM_TRY(check_chunk(begin + size));
-        return populate_part(bytes_.subspan(begin, size), options_.page_bytes);
     }
 
     /// Asks for the next chunk when a piece is the first to reach into it.
