@@ -44,8 +44,9 @@ Result<void> remove_template(const std::string& folder) {
         std::string pids;
         for (const Tenant& tenant : tenants)
             pids += fmt::format("{}{}", pids.empty() ? "" : ", ", tenant.pid);
-        return Error{Errc::busy,
-                     fmt::format("{}: it has forks alive (processes {}); end them first", folder, pids)};
+        const std::string whose = pids.empty() ? "(processes whose starter is gone: see /proc/locks)"
+                                               : fmt::format("(processes {})", pids);
+        return Error{Errc::busy, fmt::format("{}: it has forks alive {}; end them first", folder, whose)};
     }
     const std::string gone =
         fmt::format("{}/{}{}", parent_folder(folder), retired_prefix, GM_TRY(random_hex(8)));
