@@ -46,14 +46,7 @@ Result<TemplateMaker> TemplateMaker::begin(const std::string& folder) {
 
     TemplateMaker maker;
     maker.folder_ = folder;
-    std::string work = fmt::format("{}/{}{}", store, making_prefix, GM_TRY(random_hex(8)));
-    GM_TRY(make_folder(work, 0700));
-    maker.work_ = std::move(work);
-    Fd opened = GM_TRY(open_folder(maker.work_));
-    maker.work_lock_ = GM_TRY(FileLock::try_exclusive(std::move(opened)));
-    if (!maker.work_lock_)
-        return Error{Errc::busy,
-                     fmt::format("{}: somebody has locked a folder that was just made", maker.work_)};
+    GM_TRY(maker.make_work(store));
     maker.image_ = GM_TRY(create_file(maker.work_ + "/" + template_image_file, 0400));
     maker.sums_ = GM_TRY(create_file(maker.work_ + "/" + template_sums_file, 0400));
     maker.writer_ = std::make_unique<ImageWriter>(maker.image_.view(), maker.sums_.view());
@@ -61,6 +54,25 @@ Result<TemplateMaker> TemplateMaker::begin(const std::string& folder) {
     maker.manifest_.made_at_s = seconds_since_1970();
     maker.manifest_.owner = own_user();
     return maker;
+}
+
+Result<void> TemplateMaker::make_work(const std::string& store) {
+    // Before it is locked, another maker may take it for a dead one's and remove it.
+    constexpr int attempts = 10;
+    Error reason{Errc::busy, fmt::format("{}: other makers remove each folder that is made there", store)};
+    for (int i = 0; i < attempts; ++i) {
+        work_ = fmt::format("{}/{}{}", store, making_prefix, GM_TRY(random_hex(8)));
+        const auto made = make_folder(work_, 0700);
+        auto opened = made ? open_folder(work_) : Result<Fd>{made.error()};
+        if (!opened && opened.error().code() != Errc::not_found) return std::move(opened).error();
+        if (!opened) {
+            reason = std::move(opened).error();
+            continue;
+        }
+        work_lock_ = GM_TRY(FileLock::try_exclusive(*std::move(opened)));
+        if (work_lock_ && GM_TRY(path_facts(work_)).exists) return {};
+    }
+    return reason;
 }
 
 ImageRegion& TemplateMaker::place(ImageRegion region) {

@@ -50,6 +50,7 @@ public:
 
 private:
     TemplateMaker() = default;
+    [[nodiscard]] Result<void> make_work(const std::string& store);
     [[nodiscard]] ImageRegion& place(ImageRegion region);
 
     std::string folder_;

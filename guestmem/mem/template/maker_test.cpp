@@ -11,6 +11,7 @@
 #include <csignal>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "guestmem/base/sizes.hpp"
@@ -185,15 +186,26 @@ TEST_F(MakerTest, AKillAtAnyCallLeavesAllOrNothingAndTheNextMakerCleansUp) {
     EXPECT_GT(count_whole, 1U) << "killed behind the rename, too";
 }
 
+TEST_F(MakerTest, ManyMakersInOneStoreDoNotRemoveEachOthersWork) {
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 4; ++i)
+        threads.emplace_back([&, i] {
+            for (int round = 0; round < 25; ++round) {
+                auto maker = TemplateMaker::begin(store_.path_of("t" + std::to_string(i)));
+                EXPECT_TRUE(maker) << (maker ? "" : maker.error().message());
+            }
+        });
+    threads.clear();
+    EXPECT_THAT(store_.entries(), IsEmpty());
+}
+
 TEST_F(MakerTest, AFullFileSystemLeavesNothing) {
+    if (::geteuid() != 0) GTEST_SKIP() << "only root may mount a tmpfs";
     testing::in_child([&] {
         const std::string folder = store_.path_of("small");
         std::filesystem::create_directory(folder);
         constexpr std::uint64_t size = 3 * mib;
-        if (!testing::mount_small_tmpfs(folder, size)) {
-            std::printf("SKIPPED: this user may not mount a tmpfs\n");
-            return;
-        }
+        ASSERT_TRUE(testing::mount_small_tmpfs(folder, size)) << "root without the right to mount";
         const Fd filler = create_file(folder + "/filler", 0600).value();
         bool was_full = false;
         bool was_made = false;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "guestmem/mem/template/lease.hpp"
 #include "guestmem/mem/template/manifest.hpp"
@@ -62,12 +63,13 @@ Result<void> remove_leftovers(const std::string& store) {
         if (entry.kind != FileKind::folder || (!is_making && !entry.name.starts_with(retired_prefix)))
             continue;
         const std::string path = fmt::format("{}/{}", store, entry.name);
+        // Held until the folder is gone: a maker that has not locked its new folder yet makes another one.
+        std::optional<FileLock> lock;
         if (is_making) {
             auto opened = open_folder(path);
             // Finished or removed since it was listed.
             if (!opened) continue;
-            // A folder of a second ago may not be locked yet.
-            const auto lock = GM_TRY(FileLock::try_exclusive(*std::move(opened)));
+            lock = GM_TRY(FileLock::try_exclusive(*std::move(opened)));
             if (!lock) continue;
         }
         static_cast<void>(remove_tree(path));
