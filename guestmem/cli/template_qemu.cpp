@@ -188,12 +188,13 @@ std::vector<std::string> QemuForks::command_of(std::uint64_t index, const std::s
         command.push_back(with_value(with_value(word, "{index}", fmt::format("{}", index)), "{generation}",
                                      to_uuid(generation)));
     const ImageRegion& ram = template_->manifest().regions[0];
-    command.insert(command.end(), {"-object",
-                                   fmt::format("memory-backend-file,id={},size={},mem-path={}/{},share=off{}",
-                                               ram.name, ram.size_bytes, escaped(template_->folder()),
-                                               template_image_file, has_rom_ ? ",readonly=on,rom=off" : ""),
-                                   "-qmp", fmt::format("unix:{},server=on,wait=off", escaped(socket)),
-                                   "-incoming", "defer"});
+    command.insert(
+        command.end(),
+        {"-object",
+         fmt::format("memory-backend-file,id={},size={},mem-path={}/{},share=off{}", escaped(ram.name),
+                     ram.size_bytes, escaped(template_->folder()), template_image_file,
+                     has_rom_ ? ",readonly=on,rom=off" : ""),
+         "-qmp", fmt::format("unix:{},server=on,wait=off", escaped(socket)), "-incoming", "defer"});
     return command;
 }
 
