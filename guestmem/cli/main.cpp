@@ -45,8 +45,13 @@ constexpr auto table = std::to_array<Row>({
     {"template", "show", "Show a template: its layout, where it comes from, who uses it",
      &describe_template_show},
     {"template", "verify", "Read all of a template and find what changed", &describe_template_verify},
+    {"template", "diff", "Freeze what is not as in another template", &describe_template_diff},
+    {"template", "flatten", "Make one template out of a chain of differences", &describe_template_flatten},
     {"template", "fork", "Map the memory of VMs from a template, and show what they take",
      &describe_template_fork},
+    {"template", "serve", "Give pages of a template to who asks for them", &describe_template_serve},
+    {"template", "send", "Write a template to a stream", &describe_template_send},
+    {"template", "receive", "Make a template of a stream", &describe_template_receive},
     {"template", "rm", "Remove a template that nobody uses", &describe_template_rm},
 });
 

@@ -13,7 +13,12 @@ Action describe_template_make(CLI::App& app);
 Action describe_template_list(CLI::App& app);
 Action describe_template_show(CLI::App& app);
 Action describe_template_verify(CLI::App& app);
+Action describe_template_diff(CLI::App& app);
+Action describe_template_flatten(CLI::App& app);
 Action describe_template_fork(CLI::App& app);
+Action describe_template_serve(CLI::App& app);
+Action describe_template_send(CLI::App& app);
+Action describe_template_receive(CLI::App& app);
 Action describe_template_rm(CLI::App& app);
 
 }  // namespace guestmem::cli

@@ -7,23 +7,28 @@
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "guestmem/base/sizes.hpp"
 #include "guestmem/cli/exit_codes.hpp"
 #include "guestmem/cli/report.hpp"
 #include "guestmem/cli/template_commands.hpp"
+#include "guestmem/cli/template_offer.hpp"
 #include "guestmem/cli/template_qemu.hpp"
 #include "guestmem/cli/template_store.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
 #include "guestmem/mem/backends/usage.hpp"
 #include "guestmem/mem/layout.hpp"
+#include "guestmem/mem/paging/remote_source.hpp"
 #include "guestmem/mem/template/template.hpp"
 
 namespace guestmem::cli {
 namespace {
 
-struct ForkOptions {
+struct Options {
     std::string name;
     std::string store;
     std::uint64_t count = 1;
@@ -31,24 +36,69 @@ struct ForkOptions {
     bool is_held = false;
     bool is_qemu = false;
     std::vector<std::string> command;
+    std::string mode = "map";
+    std::string from;  ///< socket of a page server
+    bool is_filled = false;
+    double patience_s = 5;
 };
 
 struct Made {
+    Manifest manifest;
     std::vector<Fork> forks;
     std::chrono::nanoseconds time{};
 };
 
-Result<Made> make(const ForkOptions& options) {
-    const auto opened = GM_TRY(Template::open(template_folder(options.store, options.name)));
+std::chrono::milliseconds patience_of(const Options& options) {
+    return std::chrono::milliseconds{static_cast<std::int64_t>(options.patience_s * 1000)};
+}
+
+LazyOptions to_lazy(const Options& options) {
+    return {.is_filled = options.is_filled,
+            .patience = patience_of(options),
+            .on_failure = [](const Error& error) { report(error); }};
+}
+
+Result<Fork> fork_from_server(const Options& options, Manifest& manifest) {
+    RemoteOptions remote;
+    remote.receive.patience = patience_of(options);
+    auto source = GM_TRY(RemoteSource::connect(options.from, std::move(remote)));
+    manifest = GM_TRY(manifest_of(source->greeting().description, source->size_bytes()));
+    if (options.mode == "copy") return restore_by_copying(manifest, *source);
+    return restore_lazily(manifest, std::move(source), to_lazy(options));
+}
+
+Result<Made> make(const Options& options) {
     Made made;
     made.forks.reserve(options.count);
+    std::shared_ptr<const Template> opened;
+    guestmem::ForkOptions how;
+    if (options.from.empty()) {
+        opened = GM_TRY(Template::open(template_folder(options.store, options.name)));
+        made.manifest = opened->manifest();
+        how.mode = options.mode == "map"    ? RestoreMode::map
+                   : options.mode == "copy" ? RestoreMode::copy
+                                            : RestoreMode::lazy;
+        how.lazy = to_lazy(options);
+    }
     const auto begin = std::chrono::steady_clock::now();
     for (std::uint64_t i = 0; i < options.count; ++i) {
-        Fork fork = GM_TRY(opened->fork());
+        Fork fork = opened ? GM_TRY(opened->fork(how)) : GM_TRY(fork_from_server(options, made.manifest));
         made.forks.push_back(std::move(fork));
     }
     made.time = std::chrono::steady_clock::now() - begin;
     return made;
+}
+
+Result<void> wait_until_filled(const Options& options, const Made& made) {
+    for (const Fork& fork : made.forks) {
+        if (!fork.pager || !options.is_filled) continue;
+        // As long as it comes at all, it may take its time: who stalls fails the pager.
+        while (!fork.pager->is_filled()) {
+            GM_TRY(fork.pager->health());
+            std::this_thread::sleep_for(std::chrono::milliseconds{5});
+        }
+    }
+    return {};
 }
 
 Result<MemoryUsage> usage_of_fork(const Fork& fork) {
@@ -71,7 +121,9 @@ Result<void> print_bill(const Made& made, bool json) {
                                  {"mapped_bytes", usage.mapped_bytes},
                                  {"shared_bytes", usage.shared_bytes},
                                  {"private_bytes", usage.private_bytes},
-                                 {"untouched_bytes", usage.untouched_bytes()}}
+                                 {"untouched_bytes", usage.untouched_bytes()},
+                                 {"faults", fork.pager ? fork.pager->counters().faults : 0},
+                                 {"pages_ahead", fork.pager ? fork.pager->counters().pages_ahead : 0}}
                       .dump() +
                   "\n");
         else
@@ -93,7 +145,7 @@ int wrong_words(std::string_view what) {
     return exit_usage;
 }
 
-int run_qemus(const ForkOptions& options) {
+int run_qemus(const Options& options) {
     if (options.is_held) return wrong_words("--hold is for forks without --qemu");
     if (options.count > max_qemu_forks)
         return wrong_words(fmt::format("--count: at most {} with --qemu", max_qemu_forks));
@@ -107,11 +159,24 @@ int run_qemus(const ForkOptions& options) {
     return *are_good ? exit_ok : exit_failed;
 }
 
-int run(const ForkOptions& options) {
+/// Why these words do not fit together; empty: they do.
+std::string fault_of(const Options& options) {
+    const bool is_lazy = options.mode == "lazy";
+    if (options.name.empty() == options.from.empty()) return "either NAME or --from says where the memory is";
+    if (!options.from.empty() && (options.is_qemu || options.mode == "map"))
+        return "pages of a server cannot be mapped: --mode lazy or copy, without --qemu";
+    if (options.is_qemu && options.mode != "map") return "--mode is for forks without --qemu";
+    if (!is_lazy && options.is_filled) return "--fill is for --mode lazy";
+    return {};
+}
+
+int run(const Options& options) {
+    if (const std::string fault = fault_of(options); !fault.empty()) return wrong_words(fault);
     if (options.is_qemu) return run_qemus(options);
     if (!options.command.empty()) return wrong_words("a command line is for --qemu");
     const auto made = make(options);
     if (!made) return report(made.error());
+    if (const auto filled = wait_until_filled(options, *made); !filled) return report(filled.error());
     if (const auto printed = print_bill(*made, options.json); !printed) return report(printed.error());
     if (options.is_held) {
         fmt::print(stderr, "held until the end of standard input\n");
@@ -123,17 +188,27 @@ int run(const ForkOptions& options) {
 }  // namespace
 
 Action describe_template_fork(CLI::App& app) {
-    auto options = std::make_shared<ForkOptions>();
+    auto options = std::make_shared<Options>();
     app.footer(
         "Example: guestmem template fork base --count 10 --hold\n"
         "         guestmem template fork base --qemu --count 10 -- qemu-system-x86_64 -machine "
         "q35,memory-backend=ram0\n"
-        "Maps the memory of so many VMs in this process, and says what each takes. With --qemu it starts so many\n"
+        "         guestmem template fork --from /run/base.pages --mode lazy --fill\n"
+        "Makes the memory of so many VMs in this process, and says what each takes. With --qemu it starts so many\n"
         "QEMUs instead, each going on from the template, and waits until they end. Their command line is that of the\n"
         "QEMU from which the template was made, but without its memory backend; {index} and {generation} in it stand\n"
         "for those of each fork. docs/guide/templates.md has more.\n"
         "Exit codes: 0 done, 1 it cannot be forked, or a QEMU ended with an error, 2 wrong words.");
-    app.add_option("NAME", options->name, "A template in the store, or the path of its folder")->required();
+    app.add_option("NAME", options->name, "A template in the store, or the path of its folder");
+    app.add_option("--mode", options->mode,
+                   "map: the image's pages; copy: all pages at once; lazy: a page comes when it is touched")
+        ->check(CLI::IsMember({"map", "copy", "lazy"}))
+        ->capture_default_str();
+    app.add_option("--from", options->from, "The socket of `guestmem template serve`, instead of NAME");
+    app.add_flag("--fill", options->is_filled, "Lazy: fetch everything, and wait for it");
+    app.add_option("--patience", options->patience_s, "Seconds that a page may take to come")
+        ->check(CLI::Range(0.01, 3600.0))
+        ->capture_default_str();
     app.add_flag("--qemu", options->is_qemu, "Start a QEMU for each");
     app.add_option("COMMAND", options->command, "With --qemu, behind --: QEMU and its words");
     app.add_option("--count", options->count, "How many")

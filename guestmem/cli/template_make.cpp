@@ -24,12 +24,22 @@ namespace {
 struct MakeOptions {
     std::string name;
     std::string store;
+    std::string parent;
     std::vector<std::string> memory;
     std::string state;
     std::string qemu;
     std::vector<std::string> notes;
+    int compression_level = 0;  ///< 0: raw
     bool json = false;
 };
+
+MakerOptions to_maker_options(const MakeOptions& options) {
+    if (options.compression_level == 0) return {};
+    return {.encoding = ImageEncoding::zstd, .compression_level = options.compression_level};
+}
+std::string parent_of(const MakeOptions& options) {
+    return options.parent.empty() ? "" : template_folder(options.store, options.parent);
+}
 
 constexpr std::size_t max_state_file_bytes = std::size_t{1} << 30;
 
@@ -91,7 +101,7 @@ Result<void> add_memory(TemplateMaker& maker, MemoryWords words) {
 Result<Manifest> make(const MakeOptions& options, const std::vector<MemoryWords>& memory) {
     const std::string folder = template_folder(options.store, options.name);
     GM_TRY(make_store(folder));
-    TemplateMaker maker = GM_TRY(TemplateMaker::begin(folder));
+    TemplateMaker maker = GM_TRY(begin_template(folder, parent_of(options), to_maker_options(options)));
     for (const MemoryWords& words : memory) GM_TRY(add_memory(maker, words));
     if (!options.state.empty()) {
         const std::string state = GM_TRY(read_text_file(options.state, max_state_file_bytes));
@@ -123,15 +133,36 @@ int run(const MakeOptions& options) {
     const auto made =
         options.qemu.empty()
             ? make(options, memory)
-            : make_from_qemu(options.qemu, template_folder(options.store, options.name), options.notes);
+            : make_from_qemu(options.qemu, {.folder = template_folder(options.store, options.name),
+                                            .parent = parent_of(options),
+                                            .maker = to_maker_options(options),
+                                            .notes = options.notes});
     if (!made) return report(made.error());
     if (options.json)
         print(to_text(*made));
+    else if (made->parent)
+        print(fmt::format("{}: {} of memory, {} of it other than in {}, id {}\n", options.name,
+                          format_qemu_size(made->image_bytes),
+                          format_qemu_size(made->parent->count_pages * page_size_bytes), made->parent->name,
+                          made->id));
     else
         print(fmt::format("{}: {} of memory, {} stored, id {}\n", options.name,
                           format_qemu_size(made->image_bytes),
                           format_qemu_size(made->data_pages * page_size_bytes), made->id));
     return exit_ok;
+}
+
+void add_options(CLI::App& app, MakeOptions& options) {
+    app.add_option("NAME", options.name, "A name in the store, or the path of a folder to be")->required();
+    app.add_option("--memory", options.memory,
+                   "FILE[,name=NAME][,at=GUEST-ADDRESS][,offset=N][,size=N][,rom]: the bytes of a region");
+    auto* const state =
+        app.add_option("--state", options.state, "What the VMM wants to find again: devices, registers");
+    app.add_option("--qemu", options.qemu, "The QMP socket of a QEMU that runs")->excludes(state);
+    app.add_option("--note", options.notes, "KEY=VALUE, kept in the manifest: where it comes from");
+    add_compress_option(app, options.compression_level);
+    add_store_option(app, options.store);
+    app.add_flag("--json", options.json, "Print the manifest");
 }
 
 }  // namespace
@@ -147,15 +178,24 @@ Action describe_template_make(CLI::App& app) {
         "RAM is one shared file, takes its memory and devices, and lets it go on. A template exists whole or not at "
         "all.\n"
         "Exit codes: 0 it is made, 1 it could not be made, 2 wrong words.");
-    app.add_option("NAME", options->name, "A name in the store, or the path of a folder to be")->required();
-    app.add_option("--memory", options->memory,
-                   "FILE[,name=NAME][,at=GUEST-ADDRESS][,offset=N][,size=N][,rom]: the bytes of a region");
-    auto* const state =
-        app.add_option("--state", options->state, "What the VMM wants to find again: devices, registers");
-    app.add_option("--qemu", options->qemu, "The QMP socket of a QEMU that runs")->excludes(state);
-    app.add_option("--note", options->notes, "KEY=VALUE, kept in the manifest: where it comes from");
-    add_store_option(app, options->store);
-    app.add_flag("--json", options->json, "Print the manifest");
+    add_options(app, *options);
+    return [options] { return run(*options); };
+}
+
+Action describe_template_diff(CLI::App& app) {
+    auto options = std::make_shared<MakeOptions>();
+    app.footer(
+        "Examples:\n"
+        "  guestmem template diff day2 --parent base --memory /dev/shm/vm1.ram --state vm1.state\n"
+        "  guestmem template diff day2 --parent base --qemu /run/vm1.qmp\n"
+        "A template of which only the pages are stored that are not those of its parent, which has to have the same\n"
+        "regions. Memory is compared page by page. The parent stays as long as there are differences to it; \n"
+        "`guestmem template flatten` makes a template that needs no parent.\n"
+        "Exit codes: 0 it is made, 1 it could not be made, 2 wrong words.");
+    app.add_option("--parent", options->parent,
+                   "The template with which memory is compared, in the same store")
+        ->required();
+    add_options(app, *options);
     return [options] { return run(*options); };
 }
 

@@ -133,6 +133,7 @@ private:
         : options_(options), loop_(std::move(loop)), folder_(std::move(folder)) {}
     Result<void> start_one(std::uint64_t index);
     Result<std::unique_ptr<QemuMachine>> connect(QemuFork& fork);
+    [[nodiscard]] std::string image_path() const;
     std::vector<std::string> command_of(std::uint64_t index, const std::string& generation,
                                         const std::string& socket) const;
     void take_signal(int signal);
@@ -160,6 +161,8 @@ Result<std::unique_ptr<QemuForks>> QemuForks::create(const QemuForkOptions& opti
         return Error{Errc::invalid_argument,
                      fmt::format("{}: it was not made by `guestmem template make --qemu`",
                                  to_printable(options.folder))};
+    // What cannot be mapped as one file is put together in memory, once for all forks.
+    if (manifest.parent || manifest.encoding != ImageEncoding::raw) opened = GM_TRY(opened->load());
     GM_TRY(block_end_signals());
     auto loop = GM_TRY(EventLoop::create());
     auto folder = GM_TRY(PrivateFolder::create());
@@ -191,11 +194,17 @@ std::vector<std::string> QemuForks::command_of(std::uint64_t index, const std::s
     command.insert(
         command.end(),
         {"-object",
-         fmt::format("memory-backend-file,id={},size={},mem-path={}/{},share=off{}", escaped(ram.name),
-                     ram.size_bytes, escaped(template_->folder()), template_image_file,
-                     has_rom_ ? ",readonly=on,rom=off" : ""),
+         fmt::format("memory-backend-file,id={},size={},mem-path={},share=off{}", escaped(ram.name),
+                     ram.size_bytes, escaped(image_path()), has_rom_ ? ",readonly=on,rom=off" : ""),
          "-qmp", fmt::format("unix:{},server=on,wait=off", escaped(socket)), "-incoming", "defer"});
     return command;
+}
+
+std::string QemuForks::image_path() const {
+    // A loaded one has no name but that of its descriptor; this process waits for all of its forks.
+    if (template_->is_loaded())
+        return fmt::format("/proc/{}/fd/{}", own_process(), template_->image().number());
+    return fmt::format("{}/{}", template_->folder(), template_image_file);
 }
 
 Result<std::unique_ptr<QemuMachine>> QemuForks::connect(QemuFork& fork) {
@@ -241,6 +250,12 @@ Result<void> QemuForks::start_one(std::uint64_t index) {
                      "template's; above it says why"};
     }
     fork.time = Clock::now() - begin;
+    const auto noted =
+        template_->note_fork({.generation = fork.memory.generation,
+                              .pid = fork.process.pid(),
+                              .first_instruction_ns = static_cast<std::uint64_t>(fork.time.count())});
+    // The fork runs all the same; `show --live` does not know it.
+    if (!noted) report(noted.error());
     fork.end = GM_TRY(
         loop_.add_io(fork.process.ended(), IoEvents::readable, [this, &fork](IoEvents) { take_end(fork); }));
     return {};
@@ -299,15 +314,14 @@ Result<bool> QemuForks::wait() {
 
 }  // namespace
 
-Result<Manifest> make_from_qemu(const std::string& socket, const std::string& folder,
-                                const std::vector<std::string>& notes) {
+Result<Manifest> make_from_qemu(const std::string& socket, const QemuMakeOptions& options) {
     GM_TRY(block_end_signals());
     const auto qemu = GM_TRY(QemuMachine::connect(socket));
     const QemuFacts facts = GM_TRY(qemu->facts());
     const QemuMemory memory = GM_TRY(qemu->memory());
     const Fd file = GM_TRY(qemu->open_memory(memory));
-    GM_TRY(make_store(folder));
-    TemplateMaker maker = GM_TRY(TemplateMaker::begin(folder));
+    GM_TRY(make_store(options.folder));
+    TemplateMaker maker = GM_TRY(begin_template(options.folder, options.parent, options.maker));
 
     const auto state = GM_TRY(qemu->freeze());
     const ImageRegion ram{.name = memory.id, .size_bytes = memory.size_bytes};
@@ -321,7 +335,7 @@ Result<Manifest> make_from_qemu(const std::string& socket, const std::string& fo
     maker.set_provenance("qemu.machine", facts.machine);
     maker.set_provenance("qemu.memory", memory.id);
     maker.set_provenance("qemu.file", memory.path);
-    for (const std::string& note : notes) {
+    for (const std::string& note : options.notes) {
         const std::size_t equals = note.find('=');
         maker.set_provenance(note.substr(0, equals),
                              equals == std::string::npos ? "" : note.substr(equals + 1));

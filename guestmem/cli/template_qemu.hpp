@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "guestmem/base/result.hpp"
+#include "guestmem/mem/template/maker.hpp"
 #include "guestmem/mem/template/manifest.hpp"
 
 /// Templates of a QEMU, and QEMUs of a template.
@@ -24,8 +25,13 @@ inline constexpr std::uint64_t max_qemu_forks = 1000;
 
 /// Provenance: qemu.version, qemu.machine, qemu.memory, qemu.file, and layout=qemu-ramblock: the image is that of
 /// QEMU's RAM block, whose guest addresses only QEMU knows.
-[[nodiscard]] Result<Manifest> make_from_qemu(const std::string& socket, const std::string& folder,
-                                              const std::vector<std::string>& notes);
+struct QemuMakeOptions {
+    std::string folder;       ///< of the template to be
+    std::string parent = {};  ///< folder of the template to which it is a difference; empty: none
+    MakerOptions maker = {};
+    std::vector<std::string> notes = {};
+};
+[[nodiscard]] Result<Manifest> make_from_qemu(const std::string& socket, const QemuMakeOptions& options);
 
 struct QemuForkOptions {
     std::string folder;  ///< of the template

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "guestmem/mem/template/template.hpp"
 #include "guestmem/sys/file_system.hpp"
 #include "guestmem/sys/folder.hpp"
 #include "guestmem/sys/host.hpp"
@@ -25,10 +26,26 @@ void add_store_option(CLI::App& app, std::string& store) {
     app.add_option("--store", store, "The folder of templates")->capture_default_str();
 }
 
+void add_compress_option(CLI::App& app, int& level) {
+    app.add_option("--compress", level,
+                   "Store pages compressed, zstd's LEVEL (usually 1): smaller, and forks are copies")
+        ->expected(0, 1)
+        ->default_str("1")
+        ->option_text("[=LEVEL]")
+        ->check(CLI::Range(min_compression_level, max_compression_level));
+}
+
 std::string template_folder(const std::string& store, const std::string& name) {
     std::string path = name.contains('/') ? name : fmt::format("{}/{}", store, name);
     while (path.size() > 1 && path.ends_with('/')) path.pop_back();
     return path;
+}
+
+Result<TemplateMaker> begin_template(const std::string& folder, const std::string& parent,
+                                     const MakerOptions& options) {
+    if (parent.empty()) return TemplateMaker::begin(folder, options);
+    auto opened = GM_TRY(Template::open(parent));
+    return TemplateMaker::begin_difference(folder, std::move(opened), options);
 }
 
 Result<void> make_store(const std::string& folder_of_template) {

@@ -30,7 +30,8 @@ Result<std::shared_ptr<const HostMemory>> HostMemory::create_from_file(Fd file,
                                                      .guard_bytes = options.guard_bytes,
                                                      .align_bytes = options.align_bytes,
                                                      .reserve = options.reserve,
-                                                     .may_exceed_file = options.may_exceed_file}));
+                                                     .may_exceed_file = options.may_exceed_file,
+                                                     .known = options.known}));
     memory->bytes_ = memory->mapping_.bytes();
     memory->file_ = std::move(file);
     memory->file_offset_bytes_ = options.offset_bytes;
@@ -40,14 +41,15 @@ Result<std::shared_ptr<const HostMemory>> HostMemory::create_from_file(Fd file,
 }
 
 Result<std::shared_ptr<const HostMemory>> HostMemory::borrow(std::span<std::byte> bytes, MapAccess access,
-                                                             std::shared_ptr<const void> owner) {
+                                                             std::shared_ptr<const void> owner,
+                                                             MapSharing sharing) {
     if (bytes.empty())
         return Error{Errc::invalid_argument, "borrow host memory: there are 0 bytes, give at least one"};
     const std::shared_ptr<HostMemory> memory{new HostMemory};
     memory->bytes_ = bytes;
     memory->owner_ = std::move(owner);
     memory->access_ = access;
-    memory->sharing_ = MapSharing::shared;
+    memory->sharing_ = sharing;
     return std::shared_ptr<const HostMemory>{memory};
 }
 

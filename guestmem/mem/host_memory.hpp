@@ -48,6 +48,7 @@ struct FileMemoryOptions {
     std::uint64_t align_bytes = 0;
     MapReserve reserve = MapReserve::usual;
     bool may_exceed_file = false;
+    KnownFile known = {};  ///< as MappingOptions
 };
 
 class HostMemory {
@@ -59,9 +60,9 @@ public:
     [[nodiscard]] static Result<std::shared_ptr<const HostMemory>> create_from_file(
         Fd file, const FileMemoryOptions& options);
     /// Memory that `owner` keeps mapped, at least until it is destroyed.
-    [[nodiscard]] static Result<std::shared_ptr<const HostMemory>> borrow(std::span<std::byte> bytes,
-                                                                          MapAccess access,
-                                                                          std::shared_ptr<const void> owner);
+    [[nodiscard]] static Result<std::shared_ptr<const HostMemory>> borrow(
+        std::span<std::byte> bytes, MapAccess access, std::shared_ptr<const void> owner,
+        MapSharing sharing = MapSharing::shared);
 
     /// For those who build regions and exporters; who accesses goes through a view.
     [[nodiscard]] std::span<std::byte> bytes() const { return bytes_; }

@@ -32,6 +32,7 @@ constexpr std::array<CallFacts, static_cast<std::size_t>(SysCall::count)> facts{
     {"getrlimit", EINVAL},    {"capget", EPERM},      {"getrandom", ENOSYS},   {"mkdir", ENOSPC},
     {"getdents", EIO},        {"lseek", EIO},         {"fsync", EIO},          {"copy_file_range", ENOSPC},
     {"spawn", EAGAIN},        {"pidfd_open", EMFILE}, {"waitpid", ECHILD},     {"kill", EPERM},
+    {"userfaultfd", EMFILE},  {"mprotect", ENOMEM},
 }};
 
 }  // namespace

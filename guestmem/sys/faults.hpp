@@ -77,6 +77,8 @@ enum class SysCall : std::uint8_t {
     pidfd_open,
     waitpid,
     kill,
+    userfaultfd,
+    mprotect,
     count,
 };
 

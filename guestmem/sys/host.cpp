@@ -193,6 +193,8 @@ std::size_t stderr_columns() {
 }
 
 bool is_stdin_terminal() { return ::isatty(STDIN_FILENO) == 1; }
+bool is_stdout_terminal() { return ::isatty(STDOUT_FILENO) == 1; }
+
 bool is_stderr_terminal() { return ::isatty(STDERR_FILENO) == 1; }
 
 }  // namespace guestmem

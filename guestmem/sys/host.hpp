@@ -59,8 +59,9 @@ void notify_stopping();
 /// becomes its standard error. For programs, before anything else; false when not even that is possible.
 [[nodiscard]] bool open_standard_streams();
 
-/// Whether standard input, or standard error, is a terminal.
+/// Whether standard input, output, or error is a terminal.
 [[nodiscard]] bool is_stdin_terminal();
+[[nodiscard]] bool is_stdout_terminal();
 [[nodiscard]] bool is_stderr_terminal();
 /// How wide the terminal on standard error is, at least 2; 80 where it does not say.
 [[nodiscard]] std::size_t stderr_columns();

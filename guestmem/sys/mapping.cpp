@@ -68,6 +68,7 @@ Mapping& Mapping::operator=(Mapping&& other) noexcept {
         reset();
         bytes_ = std::exchange(other.bytes_, {});
         whole_ = std::exchange(other.whole_, {});
+        protection_ = other.protection_;
     }
     return *this;
 }
@@ -94,14 +95,14 @@ Result<Mapping> Mapping::map(const Plan& plan) {
     if (guard == 0 && align == plan.page_bytes) {
         std::byte* at = GM_TRY(
             map_pages(nullptr, shown, plan.protection, plan.flags, plan.fd, plan.offset_bytes, plan.what));
-        return Mapping{std::span{at, plan.size_bytes}, std::span{at, shown}};
+        return Mapping{std::span{at, plan.size_bytes}, std::span{at, shown}, plan.protection};
     }
     // Room for the whole, nothing accessible; then the bytes take the place of its middle.
     const std::uint64_t room = guard + shown + guard + (align - page_bytes());
     std::byte* reserved =
         GM_TRY(map_pages(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
                          plan.what + ": reserve room for it and its guards"));
-    Mapping mapping{{}, std::span{reserved, room}};
+    Mapping mapping{{}, std::span{reserved, room}, plan.protection};
     const std::uint64_t start = round_up(reinterpret_cast<std::uintptr_t>(reserved) + guard, align) -
                                 reinterpret_cast<std::uintptr_t>(reserved);
     std::byte* at = GM_TRY(map_pages(reserved + start, shown, plan.protection, plan.flags | MAP_FIXED,
@@ -115,8 +116,12 @@ Result<Mapping> Mapping::create(FdView fd, std::uint64_t size_bytes, MapAccess a
 }
 
 Result<Mapping> Mapping::create(FdView fd, const MappingOptions& options) {
-    const FileFacts facts = GM_TRY_CONTEXT(file_facts(fd), "map");
-    const std::uint64_t page = GM_TRY_CONTEXT(page_bytes_of(fd), "map");
+    KnownFile facts = options.known;
+    if (facts.size_bytes == 0) {
+        facts.size_bytes = GM_TRY_CONTEXT(file_facts(fd), "map").size_bytes;
+        facts.page_bytes = GM_TRY_CONTEXT(page_bytes_of(fd), "map");
+    }
+    const std::uint64_t page = facts.page_bytes;
     std::string what = fmt::format("map {} bytes at {} of descriptor {}", options.size_bytes,
                                    options.offset_bytes, fd.number());
     if (options.offset_bytes % page != 0)
@@ -150,6 +155,37 @@ Result<Mapping> Mapping::create_anonymous(const AnonymousOptions& options) {
                 .protection = PROT_READ | PROT_WRITE,
                 .flags = MAP_ANONYMOUS | flags_of(options.sharing, options.reserve, false),
                 .what = fmt::format("map {} bytes of anonymous memory", options.size_bytes)});
+}
+
+Result<void> Mapping::show_file(std::uint64_t offset_in_mapping, std::uint64_t size_bytes, FdView file,
+                                std::uint64_t file_offset_bytes) {
+    const std::string what =
+        fmt::format("show {} bytes at {} of descriptor {} at {} of a mapping of {} bytes", size_bytes,
+                    file_offset_bytes, file.number(), offset_in_mapping, bytes_.size());
+    if (size_bytes == 0 || offset_in_mapping > bytes_.size() ||
+        size_bytes > bytes_.size() - offset_in_mapping)
+        return Error{Errc::out_of_range, fmt::format("{}: they are not within it", what)};
+    const FileFacts facts = GM_TRY_CONTEXT(file_facts(file), what);
+    // Huge pages come as a whole; a mapping of usual ones cannot hold a part of them.
+    const std::uint64_t page = std::max(GM_TRY_CONTEXT(page_bytes_of(file), what), page_bytes());
+    const auto address = reinterpret_cast<std::uintptr_t>(bytes_.data()) + offset_in_mapping;
+    if (address % page != 0 || size_bytes % page != 0 || file_offset_bytes % page != 0)
+        return Error{Errc::invalid_argument,
+                     fmt::format("{}: not all of it is in multiples of the page size {}", what, page)};
+    if (file_offset_bytes > facts.size_bytes || size_bytes > facts.size_bytes - file_offset_bytes)
+        return Error{Errc::out_of_range, fmt::format("{}: the file has {} bytes", what, facts.size_bytes)};
+    GM_TRY(map_pages(bytes_.data() + offset_in_mapping, size_bytes, protection_,
+                     MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, file.number(), file_offset_bytes, what));
+    return {};
+}
+
+Result<void> make_unreachable(std::span<std::byte> pages) {
+    if (pages.empty()) return {};
+    const int status =
+        checked_call(SysCall::mprotect, [&] { return ::mprotect(pages.data(), pages.size(), PROT_NONE); });
+    if (status == 0) return {};
+    return Error::from_errno(
+        errno, fmt::format("make {} bytes at {} unreachable", pages.size(), fmt::ptr(pages.data())));
 }
 
 void copy_to_shared(std::span<std::byte> to, std::span<const std::byte> from) {

@@ -14,9 +14,9 @@
 /// Concepts: guard pages are pages on both sides that nobody may touch: an access that runs over an edge faults
 /// instead of hitting what happens to lie there.
 /// Contract: unmapped on destruction, guards included; valid for as long as it lives, also after the descriptor is
-/// closed. The file's size is asked of the kernel before the bytes are mapped: a mapping reaches past its end only
-/// when the caller says so. Whole pages are mapped, the bytes asked for are shown: those between the last one and
-/// the end of its page are there, and behind them begins the guard.
+/// closed. The file's size is asked of the kernel before the bytes are mapped, unless the caller has just done that: a
+/// mapping reaches past its end only when the caller says so. Whole pages are mapped, the bytes asked for are shown:
+/// those between the last one and the end of its page are there, and behind them begins the guard.
 /// Threads: the object one at a time; the bytes any, with the usual rules for memory that others write.
 /// Limits: private memory is not reserved (MAP_NORESERVE) unless it is asked for: a shortage shows when it is written.
 /// Example:
@@ -36,6 +36,12 @@ enum class MapSharing : std::uint8_t { shared, private_copy };
 /// usual: shared files now, all else later.
 enum class MapReserve : std::uint8_t { usual, now, later };
 
+/// What the caller knows of a file, so that the kernel need not be asked.
+struct KnownFile {
+    std::uint64_t size_bytes = 0;  ///< 0: not known
+    std::uint64_t page_bytes = 0;  ///< of its mappings
+};
+
 struct MappingOptions {
     std::uint64_t size_bytes = 0;
     std::uint64_t offset_bytes = 0;  ///< where in the file; a multiple of the page size
@@ -45,6 +51,7 @@ struct MappingOptions {
     std::uint64_t align_bytes = 0;  ///< of the first byte's address; a power of two, or 0: as pages are
     MapReserve reserve = MapReserve::usual;
     bool may_exceed_file = false;  ///< pages past the file's end raise SIGBUS until the file grows
+    KnownFile known = {};
 };
 
 struct AnonymousOptions {
@@ -59,7 +66,9 @@ class Mapping {
 public:
     Mapping() = default;
     Mapping(Mapping&& other) noexcept
-        : bytes_(std::exchange(other.bytes_, {})), whole_(std::exchange(other.whole_, {})) {}
+        : bytes_(std::exchange(other.bytes_, {})),
+          whole_(std::exchange(other.whole_, {})),
+          protection_(other.protection_) {}
     Mapping& operator=(Mapping&& other) noexcept;
     Mapping(const Mapping&) = delete;
     Mapping& operator=(const Mapping&) = delete;
@@ -71,10 +80,17 @@ public:
     /// Zeros, readable and writable.
     [[nodiscard]] static Result<Mapping> create_anonymous(const AnonymousOptions& options);
 
+    /// Puts a private copy of a file's bytes in the place of some of these, whole pages: what stood there is gone. They
+    /// have the access of the mapping; the file has to reach to their end. After an error of mmap(2) itself the place
+    /// may be empty.
+    [[nodiscard]] Result<void> show_file(std::uint64_t offset_in_mapping, std::uint64_t size_bytes,
+                                         FdView file, std::uint64_t file_offset_bytes);
+
     [[nodiscard]] std::span<std::byte> bytes() const { return bytes_; }
 
 private:
-    Mapping(std::span<std::byte> bytes, std::span<std::byte> whole) : bytes_(bytes), whole_(whole) {}
+    Mapping(std::span<std::byte> bytes, std::span<std::byte> whole, int protection)
+        : bytes_(bytes), whole_(whole), protection_(protection) {}
     void reset() noexcept;
 
     struct Plan;
@@ -82,7 +98,12 @@ private:
 
     std::span<std::byte> bytes_;
     std::span<std::byte> whole_;  ///< guards and all: what is unmapped
+    int protection_ = 0;          ///< of bytes_, as mmap(2) takes it
 };
+
+/// Makes pages fault for whoever touches them (PROT_NONE), because their bytes cannot be had: guarded accesses are
+/// values, others die of SIGSEGV. Whole pages of our own mappings; what they held stays behind the door.
+[[nodiscard]] Result<void> make_unreachable(std::span<std::byte> pages);
 
 /// Copies into memory that others may read or write at the same time: byte by byte in address order, each byte
 /// a relaxed atomic store, so that the compiler neither tears, repeats nor drops a store.

@@ -364,6 +364,78 @@ TEST(Mapping, OfHugePagesIsAlignedAndGoesWhole) {
         << refused.error().message();
 }
 
+// ------------------------------------------------------------------------- files in the place of bytes
+
+TEST(MappingShowsAFile, InThePlaceOfItsOwnBytesAlone) {
+    const TempFolder folder;
+    const Fd file =
+        open_file(folder.write("ram", std::string(4096, 'a') + std::string(2 * 4096, 'b')), OpenMode::read)
+            .value();
+    Mapping memory = Mapping::create_anonymous({.size_bytes = 5 * 4096, .guard_bytes = 4096}).value();
+    memory.bytes()[0] = memory.bytes()[3 * 4096] = std::byte{7};
+
+    ASSERT_TRUE(memory.show_file(4096, 2 * 4096, file, 4096));
+
+    EXPECT_EQ(memory.bytes()[0], std::byte{7});
+    EXPECT_EQ(memory.bytes()[4096], std::byte{'b'});
+    EXPECT_EQ(memory.bytes()[3 * 4096 - 1], std::byte{'b'});
+    EXPECT_EQ(memory.bytes()[3 * 4096], std::byte{7});
+    memory.bytes()[4096] = std::byte{'c'};
+    EXPECT_EQ(folder.read("ram")[4096], 'b');
+}
+
+TEST(MappingShowsAFile, WithTheAccessOfTheMapping) {
+    const Fd memory = some_memory();
+    Mapping mapping = Mapping::create(memory, two_pages, MapAccess::read_only).value();
+    Mapping moved = std::move(mapping);
+    ASSERT_TRUE(moved.show_file(0, 4096, memory, 4096));
+    EXPECT_TRUE(can_load(moved.bytes().data()));
+    EXPECT_FALSE(try_store(moved.bytes().data(), std::uint8_t{1}));
+}
+
+TEST(MappingShowsAFile, OnlyWithinItselfAndTheFile) {
+    constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+    const Fd file = some_memory();
+    Mapping memory = Mapping::create_anonymous({.size_bytes = std::uint64_t{4} * 4096}).value();
+    memory.bytes()[0] = std::byte{7};
+    struct Try {
+        std::uint64_t offset, size, file_offset;
+        Errc code;
+    };
+    for (const Try& bad :
+         {Try{0, 0, 0, Errc::out_of_range}, Try{std::uint64_t{4} * 4096, 4096, 0, Errc::out_of_range},
+          Try{std::uint64_t{3} * 4096, two_pages, 0, Errc::out_of_range},
+          Try{0, most - 4095, 0, Errc::out_of_range}, Try{most - 4095, 4096, 0, Errc::out_of_range},
+          Try{0, two_pages, 4096, Errc::out_of_range}, Try{0, 4096, two_pages, Errc::out_of_range},
+          Try{0, 4096, most - 4095, Errc::out_of_range}, Try{1, 4096, 0, Errc::invalid_argument},
+          Try{0, 4097, 0, Errc::invalid_argument}, Try{0, 4096, 1, Errc::invalid_argument}}) {
+        const auto shown = memory.show_file(bad.offset, bad.size, file, bad.file_offset);
+        ASSERT_FALSE(shown) << bad.offset << " " << bad.size << " " << bad.file_offset;
+        EXPECT_EQ(shown.error().code(), bad.code) << shown.error().message();
+    }
+    EXPECT_EQ(memory.bytes()[0], std::byte{7});
+    EXPECT_TRUE(memory.show_file(two_pages, two_pages, file, 0));
+}
+
+TEST(MappingShowsAFile, OrIsAnErrorWhateverFails) {
+    const Fd file = some_memory();
+    Mapping memory = Mapping::create_anonymous({.size_bytes = two_pages}).value();
+    EXPECT_EQ(for_each_fault([&] { return memory.show_file(0, 4096, file, 0); }),
+              4U);  // fstat, F_GETFL, fstatfs, mmap
+}
+
+TEST(MakeUnreachable, IsAFaultInThesePagesAlone) {
+    const Mapping memory = Mapping::create_anonymous({.size_bytes = std::uint64_t{3} * 4096}).value();
+    ASSERT_TRUE(make_unreachable(memory.bytes().subspan(4096, 4096)));
+    EXPECT_TRUE(can_load(memory.bytes().data() + 4095));
+    EXPECT_FALSE(can_load(memory.bytes().data() + 4096));
+    EXPECT_FALSE(can_load(memory.bytes().data() + 8191));
+    EXPECT_TRUE(can_load(memory.bytes().data() + 8192));
+    EXPECT_TRUE(make_unreachable({}));
+    EXPECT_FALSE(make_unreachable(memory.bytes().subspan(1, 4096)));
+    EXPECT_EQ(for_each_fault([&] { return make_unreachable(memory.bytes()); }), 1U);
+}
+
 TEST(CopyToShared, CopiesAllBytesAndNoMore) {
     std::array<std::byte, 4> to{};
     const std::array<std::byte, 3> from{std::byte{1}, std::byte{2}, std::byte{3}};

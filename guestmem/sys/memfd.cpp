@@ -110,6 +110,13 @@ Result<std::vector<std::string>> seals_of(FdView fd) {
     return names;
 }
 
+Result<void> seal_content(FdView fd) {
+    constexpr int seals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    if (checked_call(SysCall::add_seals, [&] { return ::fcntl(fd.number(), F_ADD_SEALS, seals); }) < 0)
+        return Error::from_errno(errno, "seal the content of a memory object");
+    return {};
+}
+
 Result<bool> is_size_sealed(FdView fd) {
     const int bits = GM_TRY(seal_bits(fd));
     constexpr int needed = F_SEAL_SHRINK | F_SEAL_GROW;

@@ -35,6 +35,10 @@ enum class Sealing : std::uint8_t { none, size };
 /// cannot be sealed.
 [[nodiscard]] Result<std::vector<std::string>> seals_of(FdView fd);
 
+/// Nobody can change a byte of it any more, nor its size. An error (busy) while somebody has it mapped shared and
+/// writable.
+[[nodiscard]] Result<void> seal_content(FdView fd);
+
 /// Whether nobody can change this file's size any more.
 [[nodiscard]] Result<bool> is_size_sealed(FdView fd);
 

@@ -2,6 +2,7 @@
 #include "guestmem/sys/process_memory.hpp"
 
 #include <fmt/format.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <array>
@@ -255,6 +256,36 @@ Result<std::vector<ProcessMapping>> process_mappings(std::int32_t pid, const std
             Errc::unavailable,
             fmt::format("process {}: it has no memory: it ended, or is a thread of the kernel", pid)};
     return parse_smaps(*text, path);
+}
+
+bool shows_file(const ProcessMapping& mapping, const FileFacts& file, std::string_view path) {
+    if (!mapping.has_file() || mapping.inode != file.inode) return false;
+    return (mapping.device_major == ::gnu_dev_major(file.device) &&
+            mapping.device_minor == ::gnu_dev_minor(file.device)) ||
+           mapping.name == path;
+}
+
+Result<ProcessFaults> process_faults(std::int32_t pid, const std::string& proc) {
+    const std::string path = fmt::format("{}/{}/stat", proc, pid);
+    const auto text = read_text_file(path, max_kernel_number_bytes);
+    if (!text) return refuse(pid, text.error());
+    // The second field is a name in parentheses, with whatever its process likes in it; the third follows the last one.
+    constexpr std::size_t minor_field = 10;
+    constexpr std::size_t major_field = 12;
+    std::size_t at = text->rfind(')');
+    ProcessFaults faults;
+    for (std::size_t field = 3; field <= major_field; ++field) {
+        const std::size_t begin = at == std::string::npos ? at : text->find_first_not_of(' ', at + 1);
+        if (begin == std::string::npos)
+            return Error{Errc::corrupt, fmt::format("{}: it ends before field {}", path, field)};
+        at = text->find(' ', begin);
+        if (field != minor_field && field != major_field) continue;
+        const auto number = parse_kernel_number(std::string_view{*text}.substr(begin, at - begin));
+        if (!number) return Error{Errc::corrupt, fmt::format("{}: field {} is no number", path, field)};
+        (field == minor_field ? faults.minor : faults.major) = *number;
+        if (at != std::string::npos) --at;
+    }
+    return faults;
 }
 
 Result<std::vector<ProcessMapping>> own_mappings() {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "guestmem/base/result.hpp"
+#include "guestmem/sys/fd.hpp"
 #include "guestmem/sys/mapping.hpp"
 
 /// What a process has mapped and how much of it is in memory, as the kernel says it in /proc/PID/smaps.
@@ -81,6 +82,17 @@ struct ProcessMapping {
 /// All mappings of a process. `proc` is where the kernel shows its processes.
 [[nodiscard]] Result<std::vector<ProcessMapping>> process_mappings(std::int32_t pid,
                                                                    const std::string& proc = "/proc");
+/// Whether it shows the file that these facts are of; of a file system with more devices than it says (btrfs,
+/// overlayfs), whether it has the path, too.
+[[nodiscard]] bool shows_file(const ProcessMapping& mapping, const FileFacts& file, std::string_view path);
+
+/// How often a process had to wait for a page: in memory already, or read from a disk. Since it began.
+struct ProcessFaults {
+    std::uint64_t minor = 0;
+    std::uint64_t major = 0;
+};
+[[nodiscard]] Result<ProcessFaults> process_faults(std::int32_t pid, const std::string& proc = "/proc");
+
 /// Those of this process.
 [[nodiscard]] Result<std::vector<ProcessMapping>> own_mappings();
 

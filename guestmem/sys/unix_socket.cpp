@@ -9,9 +9,11 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -44,6 +46,29 @@ int connect_to(const Fd& fd, const sockaddr_un& address) {
     return checked_call(SysCall::connect, [&] {
         return ::connect(fd.view().number(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
     });
+}
+
+/// How long calls that send, and connect(2), wait; 0: for ever.
+int set_send_timeout(const Fd& fd, std::int64_t timeout_ms) {
+    constexpr std::int64_t ms_per_s = 1000;
+    constexpr std::int64_t us_per_ms = 1000;
+    const timeval timeout{.tv_sec = timeout_ms / ms_per_s, .tv_usec = timeout_ms % ms_per_s * us_per_ms};
+    return checked_call(SysCall::setsockopt, [&] {
+        return ::setsockopt(fd.view().number(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+    });
+}
+
+/// One connect(2), which a signal can interrupt: it is made again with the time that is left. A socket that does not
+/// block cannot be waited for here: on a full backlog it is told EAGAIN, and poll(2) says nothing.
+int connect_until(const Fd& fd, const sockaddr_un& address, const Deadline& deadline) {
+    const int status =
+        ::connect(fd.view().number(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+    if (status == 0 || errno != EINTR) return status;
+    const std::int64_t left_ms = deadline.left().count();
+    errno = EAGAIN;
+    if (left_ms == 0 || set_send_timeout(fd, left_ms) < 0) return -1;
+    errno = EINTR;
+    return -1;
 }
 
 enum class Occupant { nobody, stale_socket };
@@ -127,6 +152,25 @@ Result<UnixStream> UnixStream::connect(const std::string& path) {
     const sockaddr_un address = GM_TRY(to_address(path));
     Fd fd = GM_TRY(make_socket(SOCK_STREAM));
     if (connect_to(fd, address) < 0) return Error::from_errno(errno, fmt::format("connect to {}", path));
+    return UnixStream{std::move(fd)};
+}
+
+Result<UnixStream> UnixStream::connect(const std::string& path, const Deadline& deadline) {
+    const sockaddr_un address = GM_TRY(to_address(path));
+    Fd fd = GM_TRY(make_socket(SOCK_STREAM));
+    const std::int64_t given_ms = deadline.left().count();
+    if (set_send_timeout(fd, std::max<std::int64_t>(given_ms, 1)) < 0)
+        return Error::from_errno(errno, fmt::format("connect to {}: set the time to wait", path));
+    const int status = checked_call(SysCall::connect, [&] { return connect_until(fd, address, deadline); });
+    if (status < 0) {
+        if (errno == EAGAIN)
+            return Error{Errc::timed_out, EAGAIN,
+                         fmt::format("connect to {}: its server has not taken the connection within {} ms",
+                                     path, given_ms)};
+        return Error::from_errno(errno, fmt::format("connect to {}", path));
+    }
+    if (set_send_timeout(fd, 0) < 0)
+        return Error::from_errno(errno, fmt::format("connect to {}: clear the time to wait", path));
     return UnixStream{std::move(fd)};
 }
 

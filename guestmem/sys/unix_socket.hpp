@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "guestmem/base/result.hpp"
+#include "guestmem/sys/deadline.hpp"
 #include "guestmem/sys/fd.hpp"
 
 /// AF_UNIX stream sockets that carry bytes, descriptors and credentials.
@@ -60,6 +61,8 @@ class UnixStream {
 public:
     UnixStream() = default;
     [[nodiscard]] static Result<UnixStream> connect(const std::string& path);
+    /// The same, but a server whose backlog is full is waited for until the deadline only (Errc::timed_out).
+    [[nodiscard]] static Result<UnixStream> connect(const std::string& path, const Deadline& deadline);
     /// Two connected ends.
     [[nodiscard]] static Result<std::pair<UnixStream, UnixStream>> pair();
     /// Believes a descriptor from outside only when it is a socket.

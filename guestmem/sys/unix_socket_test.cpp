@@ -4,18 +4,23 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -422,6 +427,125 @@ TEST(UnixListener, OutOfDescriptorsIsAnError) {
     const auto accepted = listener.accept();
     ASSERT_FALSE(accepted);
     EXPECT_EQ(accepted.error().code(), Errc::exhausted);
+}
+
+/// A server that lets connections wait and takes none; its backlog is full.
+class FullServer {
+public:
+    explicit FullServer(const std::string& path)
+        : fd_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        std::memcpy(address.sun_path, path.data(), path.size());
+        const auto* const at = reinterpret_cast<const sockaddr*>(&address);
+        if (::bind(fd_.view().number(), at, sizeof address) != 0 || ::listen(fd_.view().number(), 0) != 0)
+            return;
+        for (;;) {
+            Fd client{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+            if (::connect(client.view().number(), at, sizeof address) != 0) break;
+            waiting_.push_back(std::move(client));
+        }
+        is_full_ = errno == EAGAIN;
+    }
+    [[nodiscard]] bool is_full() const { return is_full_; }
+    void take_one() const { Fd{::accept4(fd_.view().number(), nullptr, nullptr, SOCK_CLOEXEC)}.reset(); }
+
+private:
+    Fd fd_;
+    std::vector<Fd> waiting_;
+    bool is_full_ = false;
+};
+
+TEST(UnixStreamDeadline, ConnectsAndWaitsForEverAfterwards) {
+    const TempFolder folder;
+    const auto listener = UnixListener::create({.path = folder.path_of("socket")}).value();
+
+    const auto client =
+        UnixStream::connect(listener.path(), Deadline{std::chrono::milliseconds{200}}).value();
+
+    timeval timeout{.tv_sec = 7, .tv_usec = 7};
+    socklen_t length = sizeof timeout;
+    ASSERT_EQ(::getsockopt(client.view().number(), SOL_SOCKET, SO_SNDTIMEO, &timeout, &length), 0);
+    EXPECT_EQ(timeout.tv_sec, 0);
+    EXPECT_EQ(timeout.tv_usec, 0);
+    EXPECT_TRUE(listener.accept()->has_value());
+}
+
+TEST(UnixStreamDeadline, AFullBacklogIsWaitedForUntilThen) {
+    const TempFolder folder;
+    const FullServer server{folder.path_of("socket")};
+    ASSERT_TRUE(server.is_full());
+
+    const auto begin = std::chrono::steady_clock::now();
+    const auto client =
+        UnixStream::connect(folder.path_of("socket"), Deadline{std::chrono::milliseconds{100}});
+
+    ASSERT_FALSE(client);
+    EXPECT_EQ(client.error().code(), Errc::timed_out);
+    EXPECT_THAT(client.error().message(), HasSubstr("has not taken the connection within 100 ms"));
+    EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds{95});
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds{5});
+}
+
+TEST(UnixStreamDeadline, ABacklogThatGetsRoomLetsItIn) {
+    const TempFolder folder;
+    const FullServer server{folder.path_of("socket")};
+    ASSERT_TRUE(server.is_full());
+    std::thread later{[&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds{50});
+        server.take_one();
+    }};
+    EXPECT_TRUE(UnixStream::connect(folder.path_of("socket"), Deadline{std::chrono::seconds{10}}));
+    later.join();
+}
+
+TEST(UnixStreamDeadline, SignalsNeitherEndTheWaitNorMakeItLonger) {
+    struct sigaction handler{};
+    struct sigaction before{};
+    handler.sa_handler = [](int) {};
+    ASSERT_EQ(::sigaction(SIGUSR2, &handler, &before), 0);
+    const TempFolder folder;
+    const FullServer server{folder.path_of("socket")};
+    std::atomic<bool> is_over{false};
+    const pthread_t waiter = ::pthread_self();
+    std::thread nagger{[&] {
+        while (!is_over) {
+            ::pthread_kill(waiter, SIGUSR2);
+            std::this_thread::sleep_for(std::chrono::milliseconds{5});
+        }
+    }};
+
+    const auto begin = std::chrono::steady_clock::now();
+    const auto client =
+        UnixStream::connect(folder.path_of("socket"), Deadline{std::chrono::milliseconds{100}});
+    const auto waited = std::chrono::steady_clock::now() - begin;
+    is_over = true;
+    nagger.join();
+    ::sigaction(SIGUSR2, &before, nullptr);
+
+    ASSERT_FALSE(client);
+    EXPECT_EQ(client.error().code(), Errc::timed_out);
+    EXPECT_GE(waited, std::chrono::milliseconds{95});
+    EXPECT_LT(waited, std::chrono::seconds{5});
+}
+
+TEST(UnixStreamDeadline, NobodyThereIsAnErrorAtOnce) {
+    const TempFolder folder;
+    const auto client = UnixStream::connect(folder.path_of("none"), Deadline{std::chrono::hours{1}});
+    ASSERT_FALSE(client);
+    EXPECT_EQ(client.error().code(), Errc::not_found);
+}
+
+TEST(UnixStreamDeadline, WhateverFailsNothingIsLeft) {
+    const TempFolder folder;
+    const auto listener = UnixListener::create({.path = folder.path_of("socket")}).value();
+    const auto count = for_each_fault(
+        [&] { return UnixStream::connect(listener.path(), Deadline{std::chrono::seconds{1}}); },
+        [&] {
+            while (listener.accept()->has_value()) {
+            }
+        });
+    EXPECT_EQ(count, 4U);  // socket, time, connect, no time
 }
 
 }  // namespace

@@ -8,17 +8,21 @@
 #include <vector>
 
 #include "guestmem/base/result.hpp"
+#include "guestmem/mem/paging/page_source.hpp"
+#include "guestmem/mem/paging/page_runs.hpp"
 #include "guestmem/mem/template/page_sum.hpp"
 #include "guestmem/sys/fd.hpp"
 
 /// The image of a template: guest memory as a sparse file, and a file of sums beside it.
 ///
 /// Concepts: page N of the image stands at N pages, and its sum at N words of 8 bytes, little endian. Pages of zeros
-/// are holes in both.
+/// are holes in both. A compressed image has its pages in another way (compressed_image.hpp), and the same sums. An
+/// image with a base is a difference: it has the pages whose bytes are not the base's, and knows which they are.
 /// Contract: the writer takes pieces in ascending order, whole pages, and copies each page before it looks at it: a
 /// guest that still writes gives a page of some moment with a sum that fits it. Nothing is durable before finish().
 /// Threads: one at a time.
-/// Cost: a page that is written is read, summed and written once; holes of a source file cost nothing.
+/// Cost: a page that is written is read, summed and written once; holes of a source file cost nothing. With a base,
+/// as many of the base's pages are read.
 /// Example:
 ///     ImageWriter writer{image, sums};
 ///     GM_TRY(writer.add_bytes(0, memory));
@@ -26,52 +30,63 @@
 
 namespace guestmem {
 
+class CompressedImageWriter;
+
+using ImageProgress = std::function<void(std::uint64_t done_bytes)>;
+
 struct ImageSummary {
     std::uint64_t data_pages = 0;
     std::uint64_t sum_of_sums = 0;
 };
 
+struct ImageWriterOptions {
+    CompressedImageWriter* compressed = nullptr;  ///< where pages go instead of the image's file
+    PageSource* base = nullptr;                   ///< of a difference
+};
+
 class ImageWriter {
 public:
     /// Two empty files, which stay open for longer than the writer.
-    ImageWriter(FdView image, FdView sums) : image_(image), sums_(sums) {}
+    ImageWriter(FdView image, FdView sums, ImageWriterOptions options = {})
+        : image_(image), sums_(sums), options_(options) {}
 
     [[nodiscard]] Result<void> add_bytes(std::uint64_t image_offset_bytes, std::span<const std::byte> bytes);
     [[nodiscard]] Result<void> add_file(std::uint64_t image_offset_bytes, FdView file,
                                         std::uint64_t file_offset_bytes, std::uint64_t size_bytes);
+    /// Pages from elsewhere, which come in ascending order without gaps.
+    [[nodiscard]] Result<void> add_source(ImagePart part, PageSource& source,
+                                          const ImageProgress& progress = {});
+    /// Where the next piece may begin.
+    [[nodiscard]] std::uint64_t written_to() const { return written_to_; }
+    /// Of a difference: the pages that it has.
+    [[nodiscard]] const PageRuns& own_pages() const { return own_pages_; }
     /// Gives both files their sizes and waits until they are on the disk.
     [[nodiscard]] Result<ImageSummary> finish(std::uint64_t image_bytes);
 
 private:
+    class FromSource;
     [[nodiscard]] Result<void> add_buffered(std::uint64_t image_offset_bytes,
                                             std::span<const std::byte> bytes);
+    /// A page of zeros differs where the base has data.
+    [[nodiscard]] Result<void> add_hole(ImagePart part);
+    [[nodiscard]] Result<void> find_own_pages(std::uint64_t image_offset_bytes,
+                                              std::span<const std::byte> bytes);
+    [[nodiscard]] Result<void> store(std::uint64_t image_offset_bytes, std::span<const std::byte> pages);
 
     FdView image_;
     FdView sums_;
+    ImageWriterOptions options_;
+    PageRuns own_pages_;
     std::uint64_t written_to_ = 0;
     std::uint64_t data_pages_ = 0;
     SumOfSums sum_of_sums_;
     std::vector<std::byte> buffer_;
     std::vector<std::byte> sum_bytes_;
+    std::vector<std::byte> base_bytes_;
+    std::vector<bool> is_own_;  ///< of the pages in the buffer: to be stored
 };
 
-/// A page that is not what it was, or the first of many.
-struct BadPage {
-    std::uint64_t image_offset_bytes = 0;
-    std::uint64_t sum = 0;       ///< of what stands there
-    std::uint64_t expected = 0;  ///< in the file of sums
-};
-
-struct ImageCheck {
-    std::vector<BadPage> bad;  ///< the first max_told of them
-    std::uint64_t count_bad = 0;
-    ImageSummary found;  ///< of the file of sums, whether the pages fit or not
-    static constexpr std::size_t max_told = 100;
-};
-using ImageProgress = std::function<void(std::uint64_t done_bytes)>;
-
-/// Reads all of an image and its sums. Errors are of the reading; what does not fit is in the result.
-[[nodiscard]] Result<ImageCheck> check_image(FdView image, FdView sums, std::uint64_t image_bytes,
-                                             const ImageProgress& progress = {});
+/// Gives a part of a raw image to the sink; its sums are not looked at.
+[[nodiscard]] Result<void> read_raw_image(FdView image, ImagePart part, PageSink& sink);
 
 }  // namespace guestmem

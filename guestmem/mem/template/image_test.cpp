@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "guestmem/base/sizes.hpp"
+#include "guestmem/mem/template/image_check.hpp"
 #include "guestmem/mem/testing/test_map.hpp"
 #include "guestmem/sys/file_system.hpp"
 #include "guestmem/sys/sparse_file.hpp"

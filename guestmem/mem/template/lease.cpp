@@ -5,9 +5,12 @@
 
 #include <array>
 #include <chrono>
+#include <ranges>
+#include <span>
 #include <string_view>
 #include <utility>
 
+#include "guestmem/mem/template/manifest.hpp"
 #include "guestmem/mem/template/template_files.hpp"
 #include "guestmem/sys/file_system.hpp"
 #include "guestmem/sys/folder.hpp"
@@ -21,7 +24,6 @@ namespace guestmem {
 namespace {
 
 constexpr std::size_t max_leases = 100'000;
-constexpr std::size_t max_lease_bytes = 256;
 
 std::string forks_folder(const std::string& folder) { return folder + "/" + forks_folder_name; }
 
@@ -30,19 +32,40 @@ Result<Fd> open_manifest(const std::string& folder) {
     return open_in(opened, template_manifest_file);
 }
 
+/// "fork GENERATION PID NANOSECONDS"; nothing for other lines, and for one that is being written.
+std::optional<ForkNote> parse_note(std::string_view line) {
+    constexpr std::string_view begin = "fork ";
+    constexpr std::size_t id_digits = 32;
+    if (!line.starts_with(begin) || line.size() < begin.size() + id_digits + 1) return std::nullopt;
+    const std::string_view generation = line.substr(begin.size(), id_digits);
+    const std::string_view rest = line.substr(begin.size() + id_digits + 1);
+    const std::size_t blank = rest.find(' ');
+    if (blank == std::string_view::npos || !is_template_id(generation)) return std::nullopt;
+    const auto pid = parse_kernel_number(rest.substr(0, blank));
+    const auto time = parse_kernel_number(rest.substr(blank + 1));
+    if (!pid || !time || !std::in_range<std::int32_t>(*pid)) return std::nullopt;
+    return ForkNote{std::string{generation}, static_cast<std::int32_t>(*pid), *time};
+}
+
 std::optional<Tenant> parse_tenant(std::string_view text) {
     const auto pid = value_of_line(text, "pid");
     const auto since = value_of_line(text, "since");
     const auto pid_number = pid ? parse_kernel_number(*pid) : std::nullopt;
     const auto since_number = since ? parse_kernel_number(*since) : std::nullopt;
     if (!pid_number || !since_number || !std::in_range<std::int32_t>(*pid_number)) return std::nullopt;
-    return Tenant{.pid = static_cast<std::int32_t>(*pid_number), .since_s = *since_number};
+    Tenant tenant{.pid = static_cast<std::int32_t>(*pid_number), .since_s = *since_number};
+    for (const auto line : std::views::split(text, '\n'))
+        if (auto note = parse_note({line.begin(), line.end()})) tenant.forks.push_back(*std::move(note));
+    return tenant;
 }
 
 }  // namespace
 
-Lease::Lease(FileLock in_use, FileLock own, std::string path)
-    : in_use_(std::move(in_use)), own_(std::move(own)), path_(std::move(path)) {}
+Lease::Lease(FileLock in_use, FileLock own, std::string path, std::uint64_t written_bytes)
+    : in_use_(std::move(in_use)),
+      own_(std::move(own)),
+      path_(std::move(path)),
+      written_bytes_(written_bytes) {}
 
 Lease::~Lease() {
     // A file that stays is found to be of nobody.
@@ -82,7 +105,21 @@ Result<std::shared_ptr<const Lease>> Lease::take(const std::string& folder, FdVi
         if (!renamed) return std::move(renamed).error();
         return Error{Errc::busy, fmt::format("{}: somebody has locked a file that was just made", hidden)};
     }
-    return std::shared_ptr<const Lease>{new Lease{*std::move(in_use), *std::move(*own), path}};
+    return std::shared_ptr<const Lease>{new Lease{*std::move(in_use), *std::move(*own), path, text.size()}};
+}
+
+Result<void> Lease::note(const ForkNote& fork) const {
+    if (!is_template_id(fork.generation))
+        return Error{Errc::invalid_argument, "a fork's generation is 32 hexadecimal digits"};
+    const std::string line =
+        fmt::format("fork {} {} {}\n", fork.generation, fork.pid, fork.first_instruction_ns);
+    const std::scoped_lock lock{mutex_};
+    if (written_bytes_ + line.size() > max_lease_bytes)
+        return Error{Errc::out_of_range, fmt::format("{}: it has {} bytes of notes, and at most {} are kept",
+                                                     path_, written_bytes_, max_lease_bytes)};
+    GM_TRY_CONTEXT(write_at(own_.file(), written_bytes_, std::as_bytes(std::span{line})), path_);
+    written_bytes_ += line.size();
+    return {};
 }
 
 Result<std::vector<Tenant>> tenants_of(const std::string& folder) {

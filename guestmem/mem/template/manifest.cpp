@@ -154,6 +154,39 @@ Result<void> check_pieces(std::vector<Piece> pieces, std::uint64_t last_allowed,
     return {};
 }
 
+/// What the files beside the manifest have to be.
+Result<void> check_storage(const Manifest& manifest) {
+    const bool is_raw = manifest.encoding == ImageEncoding::raw;
+    if (is_raw && (manifest.stored_bytes != manifest.image_bytes || manifest.chunks_sum != 0))
+        return wrong("a raw image has as many bytes as the memory, and no chunks");
+    if (manifest.stored_bytes > max_image_bytes) return wrong("the image is too large");
+    if (!manifest.parent) return {};
+    if (!is_template_name(manifest.parent->name) || !is_template_id(manifest.parent->id))
+        return wrong("the parent has no name or id that could be one");
+    const std::uint64_t count_own = manifest.parent->count_pages;
+    if (count_own > manifest.image_bytes / page_size_bytes || manifest.data_pages > count_own)
+        return wrong("a difference has no more pages than the memory, and no more with data than it has");
+    return {};
+}
+
+Result<ParentLink> to_parent(const json& object) {
+    Fields fields{object};
+    ParentLink parent{.name = fields.text("name", max_name_bytes),
+                      .id = fields.text("id", 32),
+                      .count_pages = fields.number("pages"),
+                      .pages_sum = fields.hex("pages_sum")};
+    if (fields.complaint()) return wrong("parent: " + *fields.complaint());
+    return parent;
+}
+
+Result<ImageEncoding> to_encoding(std::string_view text) {
+    if (text == to_string(ImageEncoding::raw)) return ImageEncoding::raw;
+    if (text == to_string(ImageEncoding::zstd)) return ImageEncoding::zstd;
+    return Error{
+        Errc::unsupported,
+        fmt::format("manifest: an image in the encoding '{}'; this program knows raw and zstd", text)};
+}
+
 }  // namespace
 
 bool is_template_name(std::string_view name) {
@@ -170,6 +203,8 @@ bool is_template_id(std::string_view id) {
            std::ranges::all_of(id, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
+std::string_view to_string(ImageEncoding encoding) { return encoding == ImageEncoding::raw ? "raw" : "zstd"; }
+
 Result<void> check_manifest(const Manifest& manifest) {
     if (!is_template_id(manifest.id)) return wrong("the id is not 32 hexadecimal digits");
     if (manifest.regions.empty() || manifest.regions.size() > max_template_regions)
@@ -179,8 +214,9 @@ Result<void> check_manifest(const Manifest& manifest) {
         manifest.image_bytes > max_image_bytes)
         return wrong(fmt::format("an image of {} bytes: whole pages, at most {}, are allowed",
                                  manifest.image_bytes, max_image_bytes));
-    if (manifest.data_pages > manifest.image_bytes / page_size_bytes)
-        return wrong("there are more pages with data than pages");
+    const std::uint64_t count_pages = manifest.image_bytes / page_size_bytes;
+    if (manifest.data_pages > count_pages) return wrong("there are more pages with data than pages");
+    GM_TRY(check_storage(manifest));
     if (manifest.state_bytes > max_state_bytes) return wrong("the state is too large");
     std::vector<Piece> guest;
     std::vector<Piece> image;
@@ -192,8 +228,6 @@ Result<void> check_manifest(const Manifest& manifest) {
     }
     GM_TRY(check_pieces(std::move(guest), ~std::uint64_t{0}, "the guest"));
     GM_TRY(check_pieces(std::move(image), manifest.image_bytes - 1, "the image"));
-    if (manifest.parent && (!is_template_name(manifest.parent->name) || !is_template_id(manifest.parent->id)))
-        return wrong("the parent has no name or id that could be one");
     return {};
 }
 
@@ -222,14 +256,18 @@ Result<Manifest> parse_manifest(std::string_view text) {
                       .made_at_s = fields.number("made_at"),
                       .owner = fields.number_of_32_bits("owner"),
                       .image_bytes = fields.number("image_bytes"),
+                      .stored_bytes = fields.number("stored_bytes"),
+                      .chunks_sum = fields.hex("chunks_sum"),
                       .data_pages = fields.number("data_pages"),
                       .sum_of_sums = fields.hex("sum_of_sums"),
                       .image_changed_ns = fields.signed_number("image_changed_ns"),
                       .state_bytes = fields.number("state_bytes"),
                       .state_sum = fields.hex("state_sum")};
+    const std::string encoding = fields.text("encoding", 64);
     const json* const regions = fields.list("regions");
     const json* const provenance = fields.object("provenance");
     if (fields.complaint()) return wrong(*fields.complaint());
+    manifest.encoding = GM_TRY(to_encoding(encoding));
     if (regions->size() > max_template_regions) return wrong("there are too many regions");
     for (const json& region : *regions) {
         ImageRegion one = GM_TRY(to_region(region));
@@ -239,9 +277,7 @@ Result<Manifest> parse_manifest(std::string_view text) {
     if (object.contains("parent")) {
         const json* const parent = fields.object("parent");
         if (parent == nullptr) return wrong(*fields.complaint());
-        Fields link{*parent};
-        manifest.parent = ParentLink{.name = link.text("name", max_name_bytes), .id = link.text("id", 32)};
-        if (link.complaint()) return wrong("parent: " + *link.complaint());
+        manifest.parent = GM_TRY(to_parent(*parent));
     }
     GM_TRY(check_manifest(manifest));
     return manifest;
@@ -257,13 +293,20 @@ std::string to_text(const Manifest& manifest) {
                 {"owner", manifest.owner},
                 {"regions", std::move(regions)},
                 {"image_bytes", manifest.image_bytes},
+                {"encoding", to_string(manifest.encoding)},
+                {"stored_bytes", manifest.stored_bytes},
+                {"chunks_sum", to_hex(manifest.chunks_sum)},
                 {"data_pages", manifest.data_pages},
                 {"sum_of_sums", to_hex(manifest.sum_of_sums)},
                 {"image_changed_ns", manifest.image_changed_ns},
                 {"state_bytes", manifest.state_bytes},
                 {"state_sum", to_hex(manifest.state_sum)},
                 {"provenance", manifest.provenance}};
-    if (manifest.parent) object["parent"] = {{"name", manifest.parent->name}, {"id", manifest.parent->id}};
+    if (manifest.parent)
+        object["parent"] = {{"name", manifest.parent->name},
+                            {"id", manifest.parent->id},
+                            {"pages", manifest.parent->count_pages},
+                            {"pages_sum", to_hex(manifest.parent->pages_sum)}};
     object["sum"] = to_hex(sum_of_text(dump(object)));
     return dump(object) + "\n";
 }

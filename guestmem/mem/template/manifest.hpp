@@ -41,10 +41,18 @@ struct ImageRegion {
     friend bool operator==(const ImageRegion&, const ImageRegion&) = default;
 };
 
+/// How the pages stand in the image's file.
+enum class ImageEncoding : std::uint8_t {
+    raw,   ///< page N at N pages: what can be mapped
+    zstd,  ///< compressed_image.hpp
+};
+
 /// The template of which only the difference is stored.
 struct ParentLink {
     std::string name;  ///< in the same store
     TemplateId id;
+    std::uint64_t count_pages = 0;  ///< that are the difference's own
+    std::uint64_t pages_sum = 0;    ///< of the file that says which
 
     friend bool operator==(const ParentLink&, const ParentLink&) = default;
 };
@@ -54,8 +62,11 @@ struct Manifest {
     std::uint64_t made_at_s = 0;  ///< seconds since 1970
     std::uint32_t owner = 0;      ///< uid
     std::vector<ImageRegion> regions = {};
-    std::uint64_t image_bytes = 0;
-    std::uint64_t data_pages = 0;  ///< that are no zeros
+    std::uint64_t image_bytes = 0;  ///< of memory
+    ImageEncoding encoding = ImageEncoding::raw;
+    std::uint64_t stored_bytes = 0;  ///< the size of the image's file: image_bytes when it is raw
+    std::uint64_t chunks_sum = 0;    ///< of the index of a compressed image, else 0
+    std::uint64_t data_pages = 0;    ///< that are no zeros
     std::uint64_t sum_of_sums = 0;
     std::int64_t image_changed_ns = 0;  ///< the image's mtime: a write since then shows
     std::uint64_t state_bytes = 0;
@@ -65,6 +76,8 @@ struct Manifest {
 
     friend bool operator==(const Manifest&, const Manifest&) = default;
 };
+
+[[nodiscard]] std::string_view to_string(ImageEncoding encoding);
 
 /// A letter or digit, then letters, digits, '.', '_' or '-': at most 128 in all.
 [[nodiscard]] bool is_template_name(std::string_view name);

@@ -26,12 +26,13 @@ Manifest good() {
                                 {"high", 4 * gib, gib, 2 * gib, false},
                                 {"bios", 0xfffc0000, 0x40000, 3 * gib, true}},
                     .image_bytes = 3 * gib + 0x40000,
+                    .stored_bytes = 3 * gib + 0x40000,
                     .data_pages = 17,
                     .sum_of_sums = 0xfedcba9876543210,
                     .image_changed_ns = 1'800'000'000'123'456'789,
                     .state_bytes = 99,
                     .state_sum = 1,
-                    .parent = ParentLink{"base", "ffffffffffffffffffffffffffffffff"},
+                    .parent = ParentLink{"base", "ffffffffffffffffffffffffffffffff", 20, 7},
                     .provenance = {{"source", "a test"}, {"quote", "\"\n\\"}}};
 }
 
@@ -103,7 +104,7 @@ TEST(Manifest, EachFieldIsNeededAndOfItsType) {
         wrong.insert(static_cast<std::size_t>(at->position(0) + at->length(0)), "[[]],\n  \"y\": ");
         EXPECT_FALSE(parse_manifest(summed(wrong))) << name;
     }
-    EXPECT_EQ(count, 14U);
+    EXPECT_EQ(count, 17U);
 }
 
 TEST(Manifest, RegionsAreWholePagesThatOverlapNowhere) {

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
+#include <utility>
 
 #include "guestmem/mem/template/lease.hpp"
 #include "guestmem/mem/template/manifest.hpp"
@@ -12,6 +14,8 @@
 #include "guestmem/sys/file_system.hpp"
 #include "guestmem/sys/folder.hpp"
 #include "guestmem/sys/host.hpp"
+#include "guestmem/sys/owned_file.hpp"
+#include "guestmem/sys/sparse_file.hpp"
 
 namespace guestmem {
 
@@ -22,6 +26,27 @@ constexpr std::size_t max_entries = 100'000;
 Result<std::vector<FolderEntry>> entries_of(const std::string& store) {
     if (!GM_TRY(path_facts(store)).exists) return std::vector<FolderEntry>{};
     return list_folder(store, max_entries);
+}
+
+/// Nothing when it is no template, or none any more. What could not be read may be a difference: that is an error.
+Result<std::optional<Manifest>> manifest_of(const std::string& path) {
+    const auto read = [&]() -> Result<Manifest> {
+        const Fd folder = GM_TRY(open_folder(path));
+        // No link, and no pipe that would let us wait.
+        const Fd file = GM_TRY_CONTEXT(open_in(folder, template_manifest_file), path);
+        const FileFacts facts = GM_TRY_CONTEXT(file_facts(file), path);
+        if (facts.size_bytes > max_manifest_bytes)
+            return Error{Errc::corrupt, fmt::format("{}: its manifest is too large", path)};
+        std::string text(facts.size_bytes, '\0');
+        GM_TRY_CONTEXT(read_at(file, 0, std::as_writable_bytes(std::span{text})), path);
+        return parse_manifest(text);
+    };
+    auto manifest = read();
+    if (manifest) return std::optional{*std::move(manifest)};
+    const Errc reason = manifest.error().code();
+    if (reason == Errc::corrupt || reason == Errc::unsupported || reason == Errc::not_found)
+        return std::optional<Manifest>{};
+    return std::move(manifest).error();
 }
 
 }  // namespace
@@ -37,6 +62,20 @@ Result<std::vector<std::string>> list_templates(const std::string& store) {
     return names;
 }
 
+Result<std::vector<std::string>> differences_to(const std::string& folder) {
+    std::vector<std::string> found;
+    const auto own = GM_TRY(manifest_of(folder));
+    // Nothing can be a difference to what is no template.
+    if (!own) return found;
+    const std::string store = parent_folder(folder);
+    const std::vector<std::string> names = GM_TRY(list_templates(store));
+    for (const std::string& name : names) {
+        const auto manifest = GM_TRY(manifest_of(fmt::format("{}/{}", store, name)));
+        if (manifest && manifest->parent && manifest->parent->id == own->id) found.push_back(name);
+    }
+    return found;
+}
+
 Result<void> remove_template(const std::string& folder) {
     const auto lock = GM_TRY_CONTEXT(try_retire(folder), folder);
     // This removes what dead processes left, too.
@@ -49,6 +88,13 @@ Result<void> remove_template(const std::string& folder) {
                                                : fmt::format("(processes {})", pids);
         return Error{Errc::busy, fmt::format("{}: it has forks alive {}; end them first", folder, whose)};
     }
+    // Who makes a difference holds a lease until the difference has its name: there can be no more of them.
+    const std::vector<std::string> differences = GM_TRY(differences_to(folder));
+    if (!differences.empty())
+        return Error{Errc::busy, fmt::format("{}: {} {} to it; flatten or remove {} first", folder,
+                                             fmt::join(differences, ", "),
+                                             differences.size() == 1 ? "is a difference" : "are differences",
+                                             differences.size() == 1 ? "it" : "them")};
     const std::string gone =
         fmt::format("{}/{}{}", parent_folder(folder), retired_prefix, GM_TRY(random_hex(8)));
     GM_TRY(rename_new(folder, gone));

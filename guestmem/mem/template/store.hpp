@@ -17,7 +17,10 @@ namespace guestmem {
 /// The names of the templates in it, sorted; a store that is not there has none.
 [[nodiscard]] Result<std::vector<std::string>> list_templates(const std::string& store);
 
-/// An error (busy) that names the processes when it has forks.
+/// The names of the templates of its store that are differences to it.
+[[nodiscard]] Result<std::vector<std::string>> differences_to(const std::string& folder);
+
+/// An error (busy) that names the processes when it has forks, or the differences to it.
 [[nodiscard]] Result<void> remove_template(const std::string& folder);
 
 /// Removes what was not finished by processes that are gone.

@@ -6,21 +6,29 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
+#include <fstream>
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "guestmem/mem/backends/testing/child.hpp"
 #include "guestmem/mem/template/lease.hpp"
 #include "guestmem/mem/template/maker.hpp"
 #include "guestmem/mem/template/template.hpp"
 #include "guestmem/mem/template/template_files.hpp"
+#include "guestmem/mem/template/testing/chain.hpp"
 #include "guestmem/mem/testing/test_map.hpp"
 #include "guestmem/sys/faults.hpp"
+#include "guestmem/sys/testing/fault_loop.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
 
 namespace guestmem {
 namespace {
 
+using testing::Chain;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -138,6 +146,107 @@ TEST_F(StoreTest, EachFailingCallOfRemovingIsAnErrorAndTheNextOneFinishes) {
         if (failed == SysCall::count) return;
     }
     FAIL() << "there is still a call to fail";
+}
+
+// -------------------------------------------------------------------------------------------------- differences
+
+class StoreOfDifferences : public ::testing::Test {
+protected:
+    StoreOfDifferences() {
+        chain_.add(1);
+        chain_.add(2);
+    }
+    void difference(const std::string& name, int parent) const {
+        TemplateMaker maker =
+            TemplateMaker::begin_difference(chain_.store().path_of(name), chain_.open(parent)).value();
+        ASSERT_TRUE(std::move(maker).commit());
+    }
+    [[nodiscard]] Error refusal(int number) const {
+        const auto removed = remove_template(chain_.path_of(number));
+        EXPECT_FALSE(removed);
+        return removed ? Error{Errc::io, "it was removed"} : removed.error();
+    }
+    Chain chain_;
+};
+
+TEST_F(StoreOfDifferences, ATemplateWithDifferencesStaysAndTheErrorNamesThem) {
+    difference("other", 0);
+    EXPECT_EQ(refusal(0).code(), Errc::busy);
+    EXPECT_THAT(refusal(0).message(),
+                HasSubstr("d1, other are differences to it; flatten or remove them first"));
+    EXPECT_THAT(refusal(1).message(), HasSubstr("d2 is a difference to it; flatten or remove it first"));
+    EXPECT_THAT(differences_to(chain_.path_of(0)).value(), ElementsAre("d1", "other"));
+    EXPECT_THAT(differences_to(chain_.path_of(2)).value(), IsEmpty());
+    for (int number = 0; number <= 2; ++number)
+        EXPECT_TRUE(chain_.open(number)->verify()->is_good()) << number;
+    for (const char* name : {"other", "d2", "d1", "d0"})
+        EXPECT_TRUE(remove_template(chain_.store().path_of(name))) << name;
+    EXPECT_THAT(chain_.store().entries(), IsEmpty());
+}
+
+TEST_F(StoreOfDifferences, ATemplateStaysWhileADifferenceToItIsMade) {
+    {
+        const TemplateMaker making =
+            TemplateMaker::begin_difference(chain_.store().path_of("new"), chain_.open(2)).value();
+        EXPECT_THAT(refusal(2).message(), HasSubstr("processes " + std::to_string(::getpid())));
+        EXPECT_EQ(refusal(0).code(), Errc::busy);
+    }
+    EXPECT_TRUE(remove_template(chain_.path_of(2)));
+}
+
+TEST_F(StoreOfDifferences, ATemplateWithTheNameOfAParentIsRemovedWhenItIsAnotherOne) {
+    const std::string aside = chain_.store().path_of("aside");
+    std::filesystem::rename(chain_.path_of(0), aside);
+    TemplateMaker maker = TemplateMaker::begin(chain_.path_of(0)).value();
+    ASSERT_TRUE(maker.add_map(*chain_.guest().map()));
+    ASSERT_TRUE(std::move(maker).commit());
+    EXPECT_TRUE(remove_template(chain_.path_of(0)));
+    EXPECT_FALSE(remove_template(aside)) << "and the parent stays under any name";
+}
+
+TEST_F(StoreOfDifferences, WhatIsNoTemplateDoesNotHoldUpTheOthers) {
+    const auto folder_with = [&](const char* name, const std::function<void(const std::string&)>& how) {
+        std::filesystem::create_directory(chain_.store().path_of(name));
+        how(chain_.store().path_of(name) + "/" + template_manifest_file);
+    };
+    folder_with("broken", [](const std::string& path) { std::ofstream{path} << "no manifest"; });
+    folder_with("empty", [](const std::string& path) { std::ofstream{path} << ""; });
+    folder_with("folder", [](const std::string& path) { std::filesystem::create_directory(path); });
+    folder_with("link",
+                [](const std::string& path) { std::filesystem::create_symlink("/etc/passwd", path); });
+    // Nobody writes to it: who reads it waits for ever.
+    folder_with("pipe", [](const std::string& path) { ASSERT_EQ(::mkfifo(path.c_str(), 0400), 0); });
+    folder_with("large", [](const std::string& path) {
+        std::ofstream{path} << "{";
+        std::filesystem::resize_file(path, std::uint64_t{1} << 40);
+    });
+    testing::in_child([&] {
+        ::alarm(20);
+        EXPECT_THAT(differences_to(chain_.path_of(0)).value(), ElementsAre("d1"));
+        EXPECT_TRUE(remove_template(chain_.path_of(2)));
+    });
+    EXPECT_THAT(list_templates(chain_.store().path()).value(), ::testing::Not(::testing::Contains("d2")));
+}
+
+/// What cannot be read at the moment may be a difference: its parent must not go.
+TEST_F(StoreOfDifferences, EachFailingCallOfRemovingAParentKeepsIt) {
+    for (const int os_error : {0, EIO, EACCES, EMFILE}) {
+        const auto attempt = [&] {
+            const auto removed = remove_template(chain_.path_of(1));
+            EXPECT_FALSE(removed);
+            return removed || removed.error().code() == Errc::busy;
+        };
+        EXPECT_GT(testing::for_each_fault({.faults = testing::FaultsAre::survivable,
+                                           .injector = {.only = SysCall::open, .os_error = os_error}},
+                                          attempt,
+                                          [&] { ASSERT_TRUE(std::filesystem::exists(chain_.path_of(1))); }),
+                  3U);
+        EXPECT_GT(testing::for_each_fault({.faults = testing::FaultsAre::survivable}, attempt,
+                                          [&] { ASSERT_TRUE(std::filesystem::exists(chain_.path_of(1))); }),
+                  10U);
+    }
+    EXPECT_TRUE(chain_.open(2)->verify()->is_good());
+    EXPECT_EQ(testing::bytes_of(chain_.open(2)->fork().value()), chain_.expected(2));
 }
 
 }  // namespace

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Forks against the bare system calls that map the same image, and making a template against scanning and copying.
+// Forks against the bare system calls that map the same image, first touches against the kernel's own and against a
+// bare userfaultfd loop, and making a template or a difference against scanning and copying.
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -17,7 +19,9 @@
 #include "guestmem/mem/template/template.hpp"
 #include "guestmem/mem/template/template_files.hpp"
 #include "guestmem/sys/file_system.hpp"
+#include "guestmem/sys/kernel_text.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
+#include "guestmem/sys/written_pages.hpp"
 
 namespace guestmem {
 namespace {
@@ -79,6 +83,47 @@ void fork(benchmark::State& state) {
 }
 BENCHMARK(fork)->Arg(1)->Arg(64);
 
+void fork_with_write_watch(benchmark::State& state) {
+    const Store store;
+    const auto base = store.sparse(static_cast<std::uint64_t>(state.range(0)) * gib);
+    const auto kept = base->fork();
+    for (auto _ : state) {
+        auto made = base->fork({.is_write_watched = true});
+        GM_CHECK(made.has_value());
+        benchmark::DoNotOptimize(made);
+    }
+}
+BENCHMARK(fork_with_write_watch)->Arg(1)->Arg(64);
+
+/// What the kernel has in its own structures, for all processes.
+std::uint64_t kernel_bytes() {
+    const std::string text = read_text_file("/proc/meminfo", 65536).value();
+    const auto bytes = [&](std::string_view key) { return meminfo_bytes(text, key).value(); };
+    return bytes("Slab:") + bytes("PageTables:");
+}
+
+/// 1,000 forks of 256 MiB: the kernel's memory for each that was not touched.
+void kernel_memory_of_1000_forks(benchmark::State& state) {
+    const Store store;
+    const auto base = store.sparse(gib / 4);
+    std::vector<double> taken;
+    for (auto _ : state) {
+        std::vector<Fork> forks;
+        forks.reserve(1000);
+        const std::uint64_t before = kernel_bytes();
+        for (int i = 0; i < 1000; ++i) forks.push_back(base->fork().value());
+        const std::uint64_t after = kernel_bytes();
+        taken.push_back((static_cast<double>(after) - static_cast<double>(before)) / 1000);
+        state.PauseTiming();
+        forks.clear();
+        state.ResumeTiming();
+    }
+    // Others take and give back meanwhile.
+    std::ranges::sort(taken);
+    state.counters["bytes_per_fork"] = taken[taken.size() / 2];
+}
+BENCHMARK(kernel_memory_of_1000_forks)->Iterations(31)->Unit(benchmark::kMillisecond);
+
 void fork_of_1000_alive(benchmark::State& state) {
     const Store store;
     const auto base = store.sparse(gib / 4);
@@ -132,6 +177,105 @@ void make_template(benchmark::State& state) {
     }
 }
 BENCHMARK(make_template)->Unit(benchmark::kMillisecond);
+
+constexpr std::uint64_t touched_bytes = std::uint64_t{64} << 20;
+
+/// A template of 64 MiB, no page of which is zeros.
+std::shared_ptr<const Template> full(const Store& store) {
+    auto memory = HostMemory::create_anonymous({.size_bytes = touched_bytes}).value();
+    std::memset(memory->bytes().data(), 0x5a, touched_bytes);
+    Layout layout;
+    layout.add(Region::create({.name = "ram", .base = GuestAddress{0}, .memory = std::move(memory)}).value());
+    TemplateMaker maker = TemplateMaker::begin(store.path_of("full")).value();
+    GM_CHECK(maker.add_map(*std::move(layout).freeze().value()).has_value());
+    GM_CHECK(std::move(maker).commit().has_value());
+    return Template::open(store.path_of("full")).value();
+}
+
+enum class Touch : std::int64_t { read, write };
+void touch_all(std::byte* bytes, Touch how) {
+    for (std::uint64_t at = 0; at < touched_bytes; at += page_size_bytes) {
+        if (how == Touch::write) bytes[at] = std::byte{1};
+        benchmark::DoNotOptimize(*static_cast<volatile std::byte*>(bytes + at));
+    }
+}
+void of_pages(benchmark::State& state) {
+    state.SetItemsProcessed(state.iterations() * static_cast<std::int64_t>(touched_bytes / page_size_bytes));
+}
+
+void bare_first_touch(benchmark::State& state) {
+    const Store store;
+    const auto base = full(store);
+    const Fd image = open_file(store.path_of("full/image"), OpenMode::read).value();
+    for (auto _ : state) {
+        state.PauseTiming();
+        auto* const bytes =
+            static_cast<std::byte*>(::mmap(nullptr, touched_bytes, PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_NORESERVE, image.view().number(), 0));
+        state.ResumeTiming();
+        touch_all(bytes, Touch{state.range(0)});
+        state.PauseTiming();
+        GM_CHECK(::munmap(bytes, touched_bytes) == 0);
+        state.ResumeTiming();
+    }
+    of_pages(state);
+}
+BENCHMARK(bare_first_touch)->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
+
+void first_touch(benchmark::State& state, RestoreMode mode) {
+    const Store store;
+    const auto base = full(store);
+    for (auto _ : state) {
+        state.PauseTiming();
+        auto made = base->fork({.mode = mode});
+        GM_CHECK(made.has_value());
+        state.ResumeTiming();
+        touch_all(made->regions.front()->host_base(), Touch{state.range(0)});
+        state.PauseTiming();
+        made = Fork{};
+        state.ResumeTiming();
+    }
+    of_pages(state);
+}
+BENCHMARK_CAPTURE(first_touch, map, RestoreMode::map)->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(first_touch, lazy, RestoreMode::lazy)->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
+
+/// The whole of a fork by copying: what `lazy` does not have to wait for.
+void fork_by_copying(benchmark::State& state) {
+    const Store store;
+    const auto base = full(store);
+    for (auto _ : state) benchmark::DoNotOptimize(base->fork({.mode = RestoreMode::copy}).value());
+}
+BENCHMARK(fork_by_copying)->Unit(benchmark::kMillisecond);
+
+/// A difference of 1 GiB of which every n-th page was written.
+void make_difference(benchmark::State& state) {
+    const Store store;
+    Layout layout;
+    layout.add(Region::create({.name = "ram", .base = GuestAddress{0}, .memory = tenth_full()}).value());
+    TemplateMaker whole = TemplateMaker::begin(store.path_of("full")).value();
+    GM_CHECK(whole.add_map(*std::move(layout).freeze().value()).has_value());
+    GM_CHECK(std::move(whole).commit().has_value());
+    const auto base = Template::open(store.path_of("full")).value();
+    const Fork fork = base->fork().value();
+    const auto step = static_cast<std::uint64_t>(state.range(0)) * page_size_bytes;
+    for (std::uint64_t at = 0; at < gib; at += step) fork.regions[0]->host_base()[at] = std::byte{0xa5};
+    double stored = 0;
+    for (auto _ : state) {
+        TemplateMaker maker = TemplateMaker::begin_difference(store.path_of("diff"), base).value();
+        const auto written = written_since_fork(fork).value();
+        GM_CHECK(maker.add_written(written).has_value());
+        const Manifest made = std::move(maker).commit().value();
+        stored = static_cast<double>(made.parent->count_pages);
+        state.PauseTiming();
+        GM_CHECK(remove_template(store.path_of("diff")).has_value());
+        state.ResumeTiming();
+    }
+    state.counters["pages"] = stored;
+    state.counters["us_per_page"] = benchmark::Counter(
+        stored * 1e-6, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+}
+BENCHMARK(make_difference)->Arg(1000)->Arg(100)->Arg(10)->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace guestmem

@@ -17,6 +17,8 @@ namespace guestmem {
 inline constexpr const char* template_manifest_file = "manifest.json";
 inline constexpr const char* template_image_file = "image";
 inline constexpr const char* template_sums_file = "sums";
+inline constexpr const char* template_chunks_file = "chunks";  ///< the index of a compressed image
+inline constexpr const char* template_pages_file = "pages";    ///< which pages a difference has
 inline constexpr const char* template_state_file = "state";
 inline constexpr const char* forks_folder_name = "forks";
 inline constexpr const char* making_prefix = ".making-";

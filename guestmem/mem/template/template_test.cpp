@@ -7,13 +7,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <random>
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "guestmem/base/sizes.hpp"
@@ -22,6 +25,7 @@
 #include "guestmem/mem/template/maker.hpp"
 #include "guestmem/mem/template/store.hpp"
 #include "guestmem/mem/template/template_files.hpp"
+#include "guestmem/mem/template/testing/hostile_folder.hpp"
 #include "guestmem/mem/testing/test_map.hpp"
 #include "guestmem/sys/file_system.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
@@ -333,6 +337,27 @@ TEST_F(TemplateTest, EachFailingCallOfOpeningForkingAndVerifyingIsAnError) {
     EXPECT_THAT(survived, IsEmpty());
     EXPECT_GT(for_each_fault([&] { return base->verify(); }), 8U);
     EXPECT_THAT(*tenants_of(folder_), IsEmpty());
+}
+
+TEST(TemplateOfSomebody, GivesValuesOrErrorsWhateverStandsInItsFiles) {
+    testing::HostileFolders folders;
+    // All four as they are: raw ones in three modes, compressed ones in two.
+    for (const auto& [choice, count] : {std::pair{0, 3}, {1, 2}, {2, 3}, {3, 2}, {14, 3}, {15, 2}})
+        EXPECT_EQ(folders.run(std::array{static_cast<std::byte>(choice)}), count) << choice;
+    constexpr unsigned seed = 99;
+    std::mt19937 random{seed};
+    int count_forks = 0;
+    constexpr int count_rounds = 150;
+    for (int round = 0; round < count_rounds; ++round) {
+        std::vector<std::byte> input(2 + random() % 30);
+        for (std::byte& byte : input) byte = static_cast<std::byte>(random() % (random() % 3 == 0 ? 4 : 256));
+        SCOPED_TRACE(::testing::Message() << "seed " << seed << ", round " << round);
+        count_forks += folders.run(input);
+    }
+    EXPECT_GT(count_forks, count_rounds / 10) << "some changes are seen by forks alone";
+    EXPECT_LT(count_forks, 3 * count_rounds - count_rounds / 2) << "most are not taken";
+    for (const auto& [choice, count] : {std::pair{2, 3}, {3, 2}})
+        EXPECT_EQ(folders.run(std::array{static_cast<std::byte>(choice)}), count) << "all is back";
 }
 
 }  // namespace

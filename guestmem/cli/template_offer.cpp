@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/cli/template_offer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "guestmem/mem/paging/page_frame.hpp"
+
+namespace guestmem::cli {
+
+Result<PageOffer> offer_of(const Template& base, int compression_level) {
+    PageOffer offer;
+    offer.id = GM_TRY(to_image_id(base.manifest().id));
+    offer.description = to_text(base.manifest());
+    offer.zstd_level = compression_level;
+    auto state = GM_TRY(base.read_state());
+    const auto shared = std::make_shared<const std::vector<std::byte>>(std::move(state));
+    offer.state_bytes = shared->size();
+    offer.read_state = [shared](std::uint64_t offset_bytes, std::span<std::byte> bytes) -> Result<void> {
+        std::ranges::copy(std::span{*shared}.subspan(offset_bytes, bytes.size()), bytes.begin());
+        return {};
+    };
+    return offer;
+}
+
+Result<Manifest> manifest_of(const std::string& description, std::uint64_t image_bytes) {
+    Manifest manifest = GM_TRY(parse_manifest(description));
+    if (manifest.image_bytes == image_bytes) return manifest;
+    return Error{Errc::corrupt, fmt::format("the manifest that came says {} bytes of memory, and {} are sent",
+                                            manifest.image_bytes, image_bytes)};
+}
+
+}  // namespace guestmem::cli

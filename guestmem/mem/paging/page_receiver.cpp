@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/mem/paging/page_receiver.hpp"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <utility>
+#include <variant>
+
+namespace guestmem {
+namespace {
+
+Error unexpected_end(bool is_stream) {
+    if (is_stream) return Error{Errc::corrupt, "it ends in the middle"};
+    return Error{Errc::unavailable, ECONNRESET, "it has closed the connection"};
+}
+
+}  // namespace
+
+std::optional<ImagePart> part_of(const PageFrame& frame) {
+    if (const auto* const zeros = std::get_if<ZerosFrame>(&frame)) return zeros->part;
+    if (const auto* const pages = std::get_if<PagesFrame>(&frame))
+        return ImagePart{.offset_bytes = pages->offset_bytes, .size_bytes = pages->pages.size()};
+    return std::nullopt;
+}
+
+Result<void> give(const PageFrame& frame, PageSink& sink) {
+    if (const auto* const zeros = std::get_if<ZerosFrame>(&frame)) return sink.take_zeros(zeros->part);
+    if (const auto* const pages = std::get_if<PagesFrame>(&frame))
+        return sink.take_pages(pages->offset_bytes, pages->pages);
+    return {};
+}
+
+Error PageReceiver::fail(Error error) {
+    if (!failed_) failed_ = std::move(error).with_context(from_);
+    return *failed_;
+}
+
+Result<std::optional<PageFrame>> PageReceiver::next_frame() {
+    if (failed_) return *failed_;
+    auto frame = parser_.next();
+    if (!frame) return fail(std::move(frame).error());
+    if (*frame)
+        if (const auto* const said = std::get_if<ErrorFrame>(&**frame))
+            return fail(Error{said->code, said->text});
+    return frame;
+}
+
+Result<void> PageReceiver::read_once(FdView fd) {
+    if (failed_) return *failed_;
+    auto count = read_some(fd, parser_.room());
+    if (!count) {
+        if (count.error().os_error() == EAGAIN) return {};
+        return fail(std::move(count).error());
+    }
+    if (*count == 0) return fail(unexpected_end(is_stream_));
+    parser_.take(*count);
+    return {};
+}
+
+Result<PageFrame> PageReceiver::wait_frame(FdView fd, const Deadline& deadline) {
+    for (;;) {
+        // Looked at before each frame: one that sends without end is not read for longer than the deadline either.
+        const bool has_time = !deadline.has_passed();
+        if (has_time) {
+            auto frame = GM_TRY(next_frame());
+            if (frame) return std::move(*frame);
+        }
+        auto is_readable = has_time ? wait_readable(fd, deadline) : Result<bool>{false};
+        if (!is_readable) return fail(std::move(is_readable).error());
+        if (!*is_readable)
+            return fail(Error{
+                Errc::timed_out, ETIMEDOUT,
+                fmt::format("it has not sent what was waited for within {} ms", options_.patience.count())});
+        GM_TRY(read_once(fd));
+    }
+}
+
+Result<void> PageReceiver::take_hello(const PageFrame& frame) {
+    const auto* const hello = std::get_if<HelloFrame>(&frame);
+    if (hello == nullptr) return Error{Errc::corrupt, "it begins without a greeting"};
+    if (options_.expected_id && *options_.expected_id != hello->id)
+        return Error{Errc::invalid_argument,
+                     fmt::format("it has the pages of {}; those of {} are wanted", to_string(hello->id),
+                                 to_string(*options_.expected_id))};
+    if (hello->image_bytes > options_.max_image_bytes)
+        return Error{Errc::out_of_range, fmt::format("its image has {} bytes; {} is the limit here",
+                                                     hello->image_bytes, options_.max_image_bytes)};
+    greeting_.id = hello->id;
+    greeting_.image_bytes = hello->image_bytes;
+    greeting_.has_zstd = hello->has_zstd;
+    greeting_.description.reserve(hello->description_bytes);
+    greeting_.state_bytes = hello->state_bytes;
+    return {};
+}
+
+Result<void> PageReceiver::take_blobs(FdView fd, const Deadline& deadline) {
+    constexpr std::uint64_t ms_per_s = 1000;
+    const Deadline state_deadline{
+        options_.patience +
+        std::chrono::milliseconds{greeting_.state_bytes * ms_per_s / min_state_rate_bytes}};
+    bool has_state = false;
+    while (!parser_.has_greeting()) {
+        const PageFrame frame = GM_TRY(wait_frame(fd, has_state ? state_deadline : deadline));
+        if (const auto* const text = std::get_if<DescriptionFrame>(&frame))
+            greeting_.description.append(reinterpret_cast<const char*>(text->bytes.data()),
+                                         text->bytes.size());
+        const auto* const state = std::get_if<StateFrame>(&frame);
+        has_state = has_state || state != nullptr;
+        if (state != nullptr && options_.take_state)
+            GM_TRY_CONTEXT(options_.take_state(state->bytes), fmt::format("{}: keep its state", from_));
+    }
+    return {};
+}
+
+Result<void> PageReceiver::read_greeting(FdView fd, const Deadline& deadline) {
+    const PageFrame frame = GM_TRY(wait_frame(fd, deadline));
+    auto taken = take_hello(frame);
+    if (!taken) return fail(std::move(taken).error());
+    return take_blobs(fd, deadline);
+}
+
+Result<void> PageReceiver::judge(const PageFrame& frame) {
+    if (options_.judge == nullptr) return {};
+    Result<void> judged;
+    if (const auto* const zeros = std::get_if<ZerosFrame>(&frame))
+        judged = options_.judge->check_zeros(zeros->part);
+    if (const auto* const pages = std::get_if<PagesFrame>(&frame))
+        judged = options_.judge->check_pages(pages->offset_bytes, pages->pages);
+    if (!judged) return fail(std::move(judged).error());
+    return {};
+}
+
+}  // namespace guestmem
