@@ -7,15 +7,20 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <csignal>
 #include <functional>
+#include <memory>
 #include <string>
 #include <thread>
 
 #include "guestmem/mem/paging/page_server.hpp"
+#include "guestmem/mem/paging/pager.hpp"
 #include "guestmem/mem/paging/testing/memory_pages.hpp"
+#include "guestmem/sys/fault_guard.hpp"
+#include "guestmem/sys/guarded.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
 #include "guestmem/sys/testing/loop_thread.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
@@ -445,6 +450,55 @@ TEST(RemoteSource, AKilledServerIsAnErrorAtOnce) {
     EXPECT_EQ(::waitpid(child, nullptr, 0), child);
     EXPECT_FALSE(source->fetch({0, page_size_bytes}, sink));
     EXPECT_FALSE(RemoteSource::connect(path)) << "its stale socket";
+}
+
+/// Lazy memory behind a server that answers its first touch so. What health says of it.
+std::string health_behind(const Liar::Answer& answer) {
+    EXPECT_TRUE(install_fault_guard());
+    Liar liar{answer};
+    std::shared_ptr<PageSource> source = liar.source().value();
+    int count_failures = 0;
+    const auto pager = Pager::start({.source = std::move(source),
+                                     .regions = {{0, image_bytes}},
+                                     .on_failure = [&](const Error&) { ++count_failures; }})
+                           .value();
+    const auto memory = pager->memory(0).value();
+    std::uint64_t value = 0;
+    const auto begin = Clock::now();
+    EXPECT_FALSE(try_load(memory->bytes().data(), value, std::memory_order_relaxed));
+    EXPECT_FALSE(try_load(memory->bytes().data() + image_bytes / 2, value, std::memory_order_relaxed));
+    EXPECT_LT(Clock::now() - begin, enough_time);
+    EXPECT_EQ(count_failures, 1);
+    const auto health = pager->health();
+    return health ? "well" : health.error().message();
+}
+
+TEST(RemoteSource, ThatDiesStallsOrLiesIsAnErrorOfThePagersMemoryInTime) {
+    EXPECT_THAT(health_behind([](HandServer&, const RequestFrame&) {}), HasSubstr("within 300 ms"));
+    EXPECT_THAT(health_behind([](HandServer& server, const RequestFrame&) { server.hang_up(); }),
+                HasSubstr("page server"));
+    EXPECT_THAT(health_behind([](HandServer& server, const RequestFrame&) { server.pages(40, 16, 7); }),
+                HasSubstr("page server"));
+}
+
+TEST(RemoteSource, FeedsAPager) {
+    const TempFolder folder;
+    const auto image = random_image(64, 3);
+    MemorySource served{image};
+    LoopThread loop;
+    auto server =
+        loop.call([&](EventLoop& l) { return PageServer::create(l, served, {.path = folder.path_of("s")}); });
+    ASSERT_TRUE(server);
+    {
+        std::shared_ptr<PageSource> source = RemoteSource::connect(folder.path_of("s")).value();
+        const auto pager =
+            Pager::start({.source = std::move(source), .regions = {{0, image_bytes}}, .is_filled = true})
+                .value();
+        const auto memory = pager->memory(0).value();
+        EXPECT_TRUE(pager->wait_until_filled(enough_time));
+        EXPECT_TRUE(std::ranges::equal(memory->bytes(), image));
+    }
+    loop.call([&](EventLoop&) { server = Error{Errc::io, "gone"}; });
 }
 
 TEST(RemoteSource, WhateverFailsIsAnErrorAndLeavesNothing) {
