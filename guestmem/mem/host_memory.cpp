@@ -17,6 +17,7 @@ Result<std::shared_ptr<const HostMemory>> HostMemory::create_anonymous(
                                                          .reserve = options.reserve}));
     memory->bytes_ = memory->mapping_.bytes();
     memory->sharing_ = options.sharing;
+    memory->is_private_anonymous_ = options.sharing == MapSharing::private_copy;
     return std::shared_ptr<const HostMemory>{memory};
 }
 

@@ -68,6 +68,8 @@ public:
     [[nodiscard]] std::span<std::byte> bytes() const { return bytes_; }
     [[nodiscard]] MapAccess access() const { return access_; }
     [[nodiscard]] MapSharing sharing() const { return sharing_; }
+    /// Memory of this process alone that was zeros when it was made: a page that nobody touched still is.
+    [[nodiscard]] bool is_private_anonymous() const { return is_private_anonymous_; }
     /// The file; nothing for anonymous and borrowed memory.
     [[nodiscard]] std::optional<FileBacking> file() const;
 
@@ -85,6 +87,7 @@ private:
     std::span<std::byte> bytes_;
     MapAccess access_ = MapAccess::read_write;
     MapSharing sharing_ = MapSharing::private_copy;
+    bool is_private_anonymous_ = false;
 };
 
 }  // namespace guestmem

@@ -9,11 +9,16 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
+#include "guestmem/mem/paging/pager.hpp"
 #include "guestmem/mem/paging/stream_writer.hpp"
 #include "guestmem/mem/paging/testing/memory_pages.hpp"
+#include "guestmem/sys/fault_guard.hpp"
+#include "guestmem/sys/guarded.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
 
@@ -352,6 +357,58 @@ TEST(StreamSource, ThePagesOfTheLargestImageMayBeZerosInOneFrame) {
     } sink;
     EXPECT_FALSE(*(*stream)->take_arrivals(sink));
     EXPECT_EQ(sink.size_bytes, max_paged_image_bytes);
+}
+
+/// Lazy memory of eight pages that comes by a stream.
+struct FromStream {
+    explicit FromStream(HandStream& stream) {
+        std::shared_ptr<PageSource> source = stream.open({.patience = 300ms}).value();
+        pager = Pager::start(
+                    {.source = std::move(source), .regions = {{0, 8 * page_size_bytes}}, .patience = 300ms})
+                    .value();
+        memory = pager->memory(0).value();
+    }
+    [[nodiscard]] std::optional<std::byte> first_of_page(std::uint64_t page) const {
+        std::byte value{};
+        const bool is_there =
+            copy_from_guest(&value, memory->bytes().data() + page * page_size_bytes, 1) == 1;
+        return is_there ? std::optional{value} : std::nullopt;
+    }
+
+    std::shared_ptr<Pager> pager;
+    std::shared_ptr<const HostMemory> memory;
+};
+
+TEST(StreamSource, FeedsAPagerInItsOwnOrder) {
+    ASSERT_TRUE(install_fault_guard());
+    HandStream stream;
+    stream.zeros(0, 2).pages(2, 2, 7);
+    const FromStream lazy{stream};
+    EXPECT_EQ(lazy.first_of_page(3), std::byte{7});
+    EXPECT_EQ(lazy.first_of_page(0), std::byte{0});
+    std::thread later{[&] {
+        std::this_thread::sleep_for(50ms);
+        stream.pages(4, 4, 9).end().send();
+    }};
+    EXPECT_EQ(lazy.first_of_page(7), std::byte{9}) << "a touch waits for what comes later";
+    later.join();
+    EXPECT_TRUE(lazy.pager->wait_until_filled(5s));
+}
+
+TEST(StreamSource, ThatStallsOrEndsIsAnErrorOfThePagersMemory) {
+    ASSERT_TRUE(install_fault_guard());
+    for (const bool is_closed : {false, true}) {
+        HandStream stream;
+        stream.pages(0, 2, 7);
+        const FromStream lazy{stream};
+        EXPECT_EQ(lazy.first_of_page(1), std::byte{7});
+        if (is_closed) stream.hang_up();
+        const auto begin = std::chrono::steady_clock::now();
+        EXPECT_EQ(lazy.first_of_page(5), std::nullopt) << is_closed;
+        EXPECT_LT(std::chrono::steady_clock::now() - begin, 5s);
+        EXPECT_FALSE(lazy.pager->health());
+        EXPECT_EQ(lazy.first_of_page(0), std::byte{7}) << "what came stays";
+    }
 }
 
 TEST(StreamSource, WhateverFailsIsAnErrorAndLeavesNothing) {

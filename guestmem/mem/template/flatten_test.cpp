@@ -210,6 +210,8 @@ TEST_F(ChainTest, ThatIsARingIsAnErrorAndNoMemberOfItIsRemoved) {
         EXPECT_EQ(error_of_opening(number).code(), Errc::out_of_range);
         EXPECT_EQ(remove_template(chain_.path_of(number)).error().code(), Errc::busy);
     }
+    flip_bit(file_of(3, template_pages_file), 0);
+    EXPECT_EQ(error_of_opening(3).code(), Errc::out_of_range) << "its pages would be read 64 times";
     EXPECT_TRUE(Template::open(chain_.path_of(0)));
     EXPECT_TRUE(remove_template(chain_.path_of(0)));
 }

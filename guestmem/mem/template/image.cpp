@@ -78,7 +78,7 @@ Result<void> ImageWriter::add_file(std::uint64_t image_offset_bytes, FdView file
         // Blocks of a file system need not be pages.
         const std::uint64_t begin =
             data ? std::max(at, data->offset_bytes / page_size_bytes * page_size_bytes) : end;
-        if (begin > at) GM_TRY(add_hole({in_image(at), begin - at}));
+        if (begin > at) GM_TRY(add_zeros({in_image(at), begin - at}));
         if (!data) break;
         at = begin;
         const std::uint64_t behind =
@@ -103,7 +103,7 @@ public:
     }
     Result<void> take_zeros(ImagePart part) override {
         GM_TRY(check(part));
-        return writer_.add_hole(part);
+        return writer_.add_zeros(part);
     }
 
 private:
@@ -180,10 +180,10 @@ private:
 
 }  // namespace
 
-Result<void> ImageWriter::add_hole(ImagePart part) {
+Result<void> ImageWriter::add_zeros(ImagePart part) {
     GM_CHECK(part.offset_bytes >= written_to_);
     written_to_ = part.offset_bytes + part.size_bytes;
-    if (options_.base == nullptr) return {};
+    if (options_.base == nullptr || part.size_bytes == 0) return {};
     DataPages sink{own_pages_};
     return options_.base->fetch(part, sink);
 }

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "guestmem/base/result.hpp"
-#include "guestmem/mem/paging/page_source.hpp"
 #include "guestmem/mem/paging/page_runs.hpp"
+#include "guestmem/mem/paging/page_source.hpp"
 #include "guestmem/mem/template/page_sum.hpp"
 #include "guestmem/sys/fd.hpp"
 
@@ -53,6 +53,8 @@ public:
     [[nodiscard]] Result<void> add_bytes(std::uint64_t image_offset_bytes, std::span<const std::byte> bytes);
     [[nodiscard]] Result<void> add_file(std::uint64_t image_offset_bytes, FdView file,
                                         std::uint64_t file_offset_bytes, std::uint64_t size_bytes);
+    /// In a difference, zeros are where the base has data.
+    [[nodiscard]] Result<void> add_zeros(ImagePart part);
     /// Pages from elsewhere, which come in ascending order without gaps.
     [[nodiscard]] Result<void> add_source(ImagePart part, PageSource& source,
                                           const ImageProgress& progress = {});
@@ -67,8 +69,6 @@ private:
     class FromSource;
     [[nodiscard]] Result<void> add_buffered(std::uint64_t image_offset_bytes,
                                             std::span<const std::byte> bytes);
-    /// A page of zeros differs where the base has data.
-    [[nodiscard]] Result<void> add_hole(ImagePart part);
     [[nodiscard]] Result<void> find_own_pages(std::uint64_t image_offset_bytes,
                                               std::span<const std::byte> bytes);
     [[nodiscard]] Result<void> store(std::uint64_t image_offset_bytes, std::span<const std::byte> pages);

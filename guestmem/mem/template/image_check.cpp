@@ -34,13 +34,16 @@ public:
         tell(part.offset_bytes + part.size_bytes);
         return {};
     }
+    /// All before this was compared.
+    [[nodiscard]] std::uint64_t come_to() const { return come_to_; }
     [[nodiscard]] ImageCheck result() && {
         check_.found.sum_of_sums = sum_of_sums_.value();
         return std::move(check_);
     }
 
 private:
-    void tell(std::uint64_t done_bytes) const {
+    void tell(std::uint64_t done_bytes) {
+        come_to_ = done_bytes;
         if (progress_) progress_(done_bytes);
     }
     void note(std::uint64_t page, std::uint64_t expected, std::uint64_t found) {
@@ -55,6 +58,7 @@ private:
 
     SumComparer sums_;
     const ImageProgress& progress_;
+    std::uint64_t come_to_ = 0;
     SumComparer::Each note_ = [this](std::uint64_t page, std::uint64_t expected, std::uint64_t found) {
         note(page, expected, found);
     };
@@ -126,14 +130,15 @@ Result<ImageCheck> check_image(CompressedImageReader& image, FdView sums, std::u
                                const ImageProgress& progress) {
     GM_TRY(check_size(sums, image_bytes));
     Checker checker{sums, progress};
-    constexpr std::uint64_t step_bytes = chunk_pages * page_size_bytes;
-    for (std::uint64_t at = 0; at < image_bytes; at += step_bytes) {
-        const ImagePart part{at, std::min(step_bytes, image_bytes - at)};
-        auto read = image.read(part, checker);
+    constexpr std::uint64_t step_bytes = std::uint64_t{64} << 20;
+    for (std::uint64_t at = 0; at < image_bytes; at = checker.come_to()) {
+        auto read = image.read({at, std::min(step_bytes, image_bytes - at)}, checker);
         if (read) continue;
         if (read.error().code() != Errc::corrupt) return std::move(read).error();
-        // Nothing of such a chunk was given: what its sums expect is not there.
-        GM_TRY(checker.take_zeros(part));
+        // The pages of the first chunk that was not given are not there, whatever their sums say.
+        const std::uint64_t begin = checker.come_to();
+        const std::uint64_t behind = std::min((begin / chunk_bytes + 1) * chunk_bytes, image_bytes);
+        GM_TRY(checker.take_zeros({begin, behind - begin}));
     }
     return std::move(checker).result();
 }

@@ -176,10 +176,22 @@ Result<void> TemplateMaker::add_map(const MemoryMap& map) {
     }
     const auto place_of = [](const Placed& placed) { return placed.region.image_offset_bytes; };
     std::ranges::sort(all, {}, place_of);
-    for (const Placed& placed : all)
-        GM_TRY(writer_->add_bytes(placed.region.image_offset_bytes,
-                                  {placed.memory->host_base(), placed.region.size_bytes}));
+    for (const Placed& placed : all) GM_TRY(add_region(placed.region.image_offset_bytes, *placed.memory));
     return {};
+}
+
+Result<void> TemplateMaker::add_region(std::uint64_t image_offset_bytes, const Region& region) {
+    const std::span<const std::byte> bytes{region.host_base(), region.range().size_bytes()};
+    if (!region.memory()->is_private_anonymous()) return writer_->add_bytes(image_offset_bytes, bytes);
+    // What was never touched is not read: that would give it pages.
+    std::uint64_t done = 0;
+    GM_TRY(written_pages(bytes, [&](FileExtent run) -> Result<void> {
+        GM_TRY(writer_->add_zeros({image_offset_bytes + done, run.offset_bytes - done}));
+        done = run.offset_bytes + run.size_bytes;
+        return writer_->add_bytes(image_offset_bytes + run.offset_bytes,
+                                  bytes.subspan(run.offset_bytes, run.size_bytes));
+    }));
+    return writer_->add_zeros({image_offset_bytes + done, bytes.size() - done});
 }
 
 Result<void> TemplateMaker::add_file(const ImageRegion& region, FdView file,
@@ -293,6 +305,11 @@ Result<std::vector<WrittenRegion>> written_since_fork(const Fork& fork) {
     std::vector<WrittenRegion> all;
     for (const auto& region : fork.regions) {
         if (!region->is_writable()) continue;
+        if (fork.mode != RestoreMode::map) {
+            // A copy that was given back (MADV_DONTNEED) is zeros, and no written page to the kernel.
+            all.push_back({region, {{0, region->range().size_bytes()}}});
+            continue;
+        }
         auto pages = GM_TRY_CONTEXT(
             written_pages(std::span<const std::byte>{region->host_base(), region->range().size_bytes()}),
             region->name());

@@ -56,8 +56,8 @@ struct WrittenRegion {
     std::vector<FileExtent> pages;
 };
 
-/// What was written in a fork since it was made, as the kernel knows it. A fork that is no mapping of its template says
-/// all that was copied.
+/// What was written in a fork since it was made, as the kernel knows it. Of a fork that is no mapping of its template
+/// it is all pages, which the maker of a difference compares.
 [[nodiscard]] Result<std::vector<WrittenRegion>> written_since_fork(const Fork& fork);
 /// What a dirty log says of a region.
 [[nodiscard]] WrittenRegion to_written(std::shared_ptr<const Region> region, const DirtyPages& pages);
@@ -93,6 +93,7 @@ private:
     TemplateMaker() = default;
     [[nodiscard]] Result<void> make_work(const std::string& store);
     [[nodiscard]] Result<void> open_files();
+    [[nodiscard]] Result<void> add_region(std::uint64_t image_offset_bytes, const Region& region);
     /// Its place in the image: the next one, or that in the parent.
     [[nodiscard]] Result<ImageRegion> place(ImageRegion region);
     [[nodiscard]] Result<ImageRegion> place_in_parent(const ImageRegion& region) const;

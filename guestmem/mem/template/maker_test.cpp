@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -302,6 +303,32 @@ TEST_F(DifferenceTest, OfAForkHasThePagesWithOtherBytesAndNotThoseThatWereWritte
         EXPECT_EQ(made->parent->id, chain_.open(0)->manifest().id);
         ASSERT_TRUE(remove_template(chain_.path_of(1)));
     }
+}
+
+TEST_F(DifferenceTest, OfACopyHasThePagesThatWereGivenBackAsZeros) {
+    const Fork fork = chain_.open(0)->fork({.mode = RestoreMode::copy}).value();
+    const auto low = testing::bytes_of(*fork.regions[0]);
+    ASSERT_NE(low[41 * page], std::byte{0});
+    ASSERT_EQ(::madvise(low.data() + 41 * page, page, MADV_DONTNEED), 0);
+    TemplateMaker maker = begin();
+    ASSERT_TRUE(maker.add_written(written_since_fork(fork).value()));
+    ASSERT_TRUE(std::move(maker).commit());
+    EXPECT_THAT(own_pages(), ElementsAre(PageRun{41, 1}));
+}
+
+TEST_F(MakerTest, GivesNoPagesToMemoryThatNobodyTouched) {
+    const auto memory = HostMemory::create_anonymous({.size_bytes = 64 * mib}).value();
+    memory->bytes()[33 * mib] = std::byte{1};
+    Layout layout;
+    layout.add(Region::create({.name = "ram", .base = GuestAddress{0}, .memory = memory}).value());
+    TemplateMaker maker = TemplateMaker::begin(store_.path_of("base")).value();
+    ASSERT_TRUE(maker.add_map(*std::move(layout).freeze().value()));
+    EXPECT_EQ(std::move(maker).commit()->data_pages, 1U);
+    std::vector<unsigned char> resident(64 * mib / page);
+    ASSERT_EQ(::mincore(memory->bytes().data(), 64 * mib, resident.data()), 0);
+    EXPECT_LE(std::ranges::count_if(resident, [](unsigned char bits) { return (bits & 1) != 0; }), 512)
+        << "the page that was touched, huge maybe";
+    EXPECT_TRUE(is_whole(store_.path_of("base")));
 }
 
 TEST_F(DifferenceTest, OfDirtyPagesOfAnySize) {

@@ -86,6 +86,7 @@ std::string_view to_string(RestoreMode mode) {
 Fork& Fork::operator=(Fork&& other) noexcept {
     const Fork before{std::move(*this)};
     generation = std::move(other.generation);
+    mode = other.mode;
     regions = std::move(other.regions);
     pager = std::move(other.pager);
     watches = std::move(other.watches);
@@ -97,6 +98,7 @@ Result<Fork> restore_by_copying(const Manifest& manifest, PageSource& source,
     GM_TRY(check_source(manifest, source));
     Fork fork;
     fork.generation = GM_TRY(random_hex(16));
+    fork.mode = RestoreMode::copy;
     IntoRegions sink;
     for (const ImageRegion& region : manifest.regions) {
         auto memory = GM_TRY_CONTEXT(
@@ -134,6 +136,7 @@ Result<Fork> restore_lazily(const Manifest& manifest, std::shared_ptr<PageSource
         pager.regions.push_back({region.image_offset_bytes, region.size_bytes});
     Fork fork;
     fork.generation = GM_TRY(random_hex(16));
+    fork.mode = RestoreMode::lazy;
     fork.pager = GM_TRY(Pager::start(std::move(pager)));
     for (std::size_t index = 0; index < manifest.regions.size(); ++index) {
         auto memory = GM_TRY(fork.pager->memory(index));

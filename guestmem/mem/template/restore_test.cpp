@@ -495,5 +495,14 @@ TEST(TemplateModes, WatchedForksThatReplaceEachOtherKeepTheirAnswersApart) {
         });
 }
 
+TEST(TemplateModes, CopiesAreNotWatched) {
+    Chain chain;
+    for (const RestoreMode mode : {RestoreMode::copy, RestoreMode::lazy}) {
+        const auto made = chain.open(0)->fork({.mode = mode, .is_write_watched = true});
+        ASSERT_FALSE(made);
+        EXPECT_EQ(made.error().code(), Errc::invalid_argument);
+    }
+}
+
 }  // namespace
 }  // namespace guestmem

@@ -149,7 +149,6 @@ Result<void> Template::open_parent(std::size_t depth) {
         return Error{Errc::out_of_range,
                      fmt::format("it is the last of more than {} differences in a chain: flatten one of them",
                                  max_template_layers)};
-    own_pages_ = GM_TRY(read_own_pages(opened_, manifest_));
     auto parent = open_layer(fmt::format("{}/{}", parent_folder(folder_), link.name), depth + 1);
     if (!parent) return std::move(parent).error().with_context(fmt::format("its parent '{}'", link.name));
     parent_ = *std::move(parent);
@@ -162,6 +161,8 @@ Result<void> Template::open_parent(std::size_t depth) {
     if (parent_->manifest().regions != manifest_.regions ||
         parent_->manifest().image_bytes != manifest_.image_bytes)
         return Error{Errc::corrupt, fmt::format("its parent '{}' has other regions", link.name)};
+    // When all of them are there: a ring must not take as much memory as 64 differences may.
+    own_pages_ = GM_TRY(read_own_pages(opened_, manifest_));
     return {};
 }
 
@@ -209,6 +210,10 @@ Result<Fork> Template::fork(const ForkOptions& options) const {
         if (options.is_write_watched) GM_TRY_CONTEXT(watch_writes(fork), context);
         return fork;
     }
+    if (options.is_write_watched)
+        return Error{Errc::invalid_argument,
+                     fmt::format("{}: writes are watched in a fork that is mapped; this one is to be {}",
+                                 context, to_string(options.mode))};
     auto source = GM_TRY_CONTEXT(TemplateSource::open(shared_from_this()), context);
     if (options.mode == RestoreMode::lazy)
         return GM_TRY_CONTEXT(restore_lazily(manifest_, std::move(source), options.lazy), context);

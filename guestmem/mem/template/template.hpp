@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "guestmem/base/result.hpp"
+#include "guestmem/mem/paging/page_runs.hpp"
 #include "guestmem/mem/template/image_check.hpp"
 #include "guestmem/mem/template/lease.hpp"
 #include "guestmem/mem/template/manifest.hpp"
-#include "guestmem/mem/paging/page_runs.hpp"
 #include "guestmem/mem/template/restore.hpp"
 #include "guestmem/sys/fd.hpp"
 #include "guestmem/sys/mapping.hpp"

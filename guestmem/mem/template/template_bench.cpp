@@ -139,8 +139,8 @@ void kernel_memory_of_1000_forks(benchmark::State& state) {
 }
 BENCHMARK(kernel_memory_of_1000_forks)->Iterations(31)->Unit(benchmark::kMillisecond);
 
-/// 1,000 forks alive, with 10 pages written in each, 2 MiB and more apart: what a page costs, and whether the last forks
-/// are as quick as the first.
+/// 1,000 forks alive, with 10 pages written in each, 2 MiB and more apart: what a page costs, and whether the last
+/// forks are as quick as the first.
 void touched_1000_forks(benchmark::State& state) {
     const Store store;
     const auto base = store.sparse(gib / 4);
