@@ -36,7 +36,7 @@ struct Options {
     bool is_held = false;
     bool is_qemu = false;
     std::vector<std::string> command;
-    std::string mode = "map";
+    std::string mode;  ///< empty: map; with `from`: lazy
     std::string from;  ///< socket of a page server
     bool is_filled = false;
     double patience_s = 5;
@@ -62,7 +62,7 @@ Result<Fork> fork_from_server(const Options& options, Manifest& manifest) {
     RemoteOptions remote;
     remote.receive.patience = patience_of(options);
     auto source = GM_TRY(RemoteSource::connect(options.from, std::move(remote)));
-    manifest = GM_TRY(manifest_of(source->greeting().description, source->size_bytes()));
+    manifest = GM_TRY(manifest_of(source->greeting()));
     if (options.mode == "copy") return restore_by_copying(manifest, *source);
     return restore_lazily(manifest, std::move(source), to_lazy(options));
 }
@@ -193,17 +193,18 @@ Action describe_template_fork(CLI::App& app) {
         "Example: guestmem template fork base --count 10 --hold\n"
         "         guestmem template fork base --qemu --count 10 -- qemu-system-x86_64 -machine "
         "q35,memory-backend=ram0\n"
-        "         guestmem template fork --from /run/base.pages --mode lazy --fill\n"
+        "         guestmem template fork --from /run/base.pages --fill\n"
         "Makes the memory of so many VMs in this process, and says what each takes. With --qemu it starts so many\n"
         "QEMUs instead, each going on from the template, and waits until they end. Their command line is that of the\n"
         "QEMU from which the template was made, but without its memory backend; {index} and {generation} in it stand\n"
         "for those of each fork. docs/guide/templates.md has more.\n"
-        "Exit codes: 0 done, 1 it cannot be forked, or a QEMU ended with an error, 2 wrong words.");
+        "Exit codes: 0 done, 1 it cannot be forked, or a QEMU ended with an error, 2 wrong words,\n"
+        "3 pages did not come within the patience.");
     app.add_option("NAME", options->name, "A template in the store, or the path of its folder");
     app.add_option("--mode", options->mode,
-                   "map: the image's pages; copy: all pages at once; lazy: a page comes when it is touched")
-        ->check(CLI::IsMember({"map", "copy", "lazy"}))
-        ->capture_default_str();
+                   "map: the image's pages (usual); copy: all pages at once; lazy: a page comes when it is "
+                   "touched (usual with --from)")
+        ->check(CLI::IsMember({"map", "copy", "lazy"}));
     app.add_option("--from", options->from, "The socket of `guestmem template serve`, instead of NAME");
     app.add_flag("--fill", options->is_filled, "Lazy: fetch everything, and wait for it");
     app.add_option("--patience", options->patience_s, "Seconds that a page may take to come")
@@ -217,7 +218,10 @@ Action describe_template_fork(CLI::App& app) {
     app.add_flag("--hold", options->is_held, "Keep them until the end of standard input");
     add_store_option(app, options->store);
     app.add_flag("--json", options->json, "Print a line of JSON for each");
-    return [options] { return run(*options); };
+    return [options] {
+        if (options->mode.empty()) options->mode = options->from.empty() ? "map" : "lazy";
+        return run(*options);
+    };
 }
 
 }  // namespace guestmem::cli

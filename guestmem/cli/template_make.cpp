@@ -16,6 +16,7 @@
 #include "guestmem/cli/template_store.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
 #include "guestmem/mem/template/maker.hpp"
+#include "guestmem/mem/template/template.hpp"
 #include "guestmem/sys/fd.hpp"
 
 namespace guestmem::cli {
@@ -102,6 +103,13 @@ Result<Manifest> make(const MakeOptions& options, const std::vector<MemoryWords>
     const std::string folder = template_folder(options.store, options.name);
     GM_TRY(make_store(folder));
     TemplateMaker maker = GM_TRY(begin_template(folder, parent_of(options), to_maker_options(options)));
+    if (!options.parent.empty()) {
+        const auto parent = GM_TRY(Template::open(parent_of(options)));
+        if (memory.size() != parent->manifest().regions.size())
+            return Error{Errc::invalid_argument,
+                         fmt::format("--memory: {} regions are given, and the parent has {}", memory.size(),
+                                     parent->manifest().regions.size())};
+    }
     for (const MemoryWords& words : memory) GM_TRY(add_memory(maker, words));
     if (!options.state.empty()) {
         const std::string state = GM_TRY(read_text_file(options.state, max_state_file_bytes));

@@ -28,11 +28,17 @@ Result<PageOffer> offer_of(const Template& base, int compression_level) {
     return offer;
 }
 
-Result<Manifest> manifest_of(const std::string& description, std::uint64_t image_bytes) {
-    Manifest manifest = GM_TRY(parse_manifest(description));
-    if (manifest.image_bytes == image_bytes) return manifest;
-    return Error{Errc::corrupt, fmt::format("the manifest that came says {} bytes of memory, and {} are sent",
-                                            manifest.image_bytes, image_bytes)};
+Result<Manifest> manifest_of(const Greeting& greeting) {
+    Manifest manifest = GM_TRY_CONTEXT(parse_manifest(greeting.description), "the manifest that came");
+    if (manifest.image_bytes != greeting.image_bytes)
+        return Error{Errc::corrupt,
+                     fmt::format("the manifest that came says {} bytes of memory, and {} are sent",
+                                 manifest.image_bytes, greeting.image_bytes)};
+    if (manifest.id != to_string(greeting.id))
+        return Error{Errc::corrupt,
+                     fmt::format("the manifest that came is that of template {}, and pages of {} are sent",
+                                 manifest.id, to_string(greeting.id))};
+    return manifest;
 }
 
 }  // namespace guestmem::cli

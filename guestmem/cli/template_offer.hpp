@@ -3,6 +3,7 @@
 
 #include "guestmem/base/result.hpp"
 #include "guestmem/mem/paging/page_offer.hpp"
+#include "guestmem/mem/paging/page_receiver.hpp"
 #include "guestmem/mem/template/manifest.hpp"
 #include "guestmem/mem/template/template.hpp"
 
@@ -14,7 +15,7 @@ namespace guestmem::cli {
 
 /// Level 0: pages are not compressed.
 [[nodiscard]] Result<PageOffer> offer_of(const Template& base, int compression_level);
-/// The manifest in a greeting's description; what does not fit to the pages is an error.
-[[nodiscard]] Result<Manifest> manifest_of(const std::string& description, std::uint64_t image_bytes);
+/// The manifest in a greeting's description; one of another template than the greeting's is an error.
+[[nodiscard]] Result<Manifest> manifest_of(const Greeting& greeting);
 
 }  // namespace guestmem::cli

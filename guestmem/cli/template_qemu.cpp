@@ -142,8 +142,10 @@ private:
     const QemuForkOptions& options_;
     EventLoop loop_;
     PrivateFolder folder_;
-    std::shared_ptr<const Template> template_;
-    std::optional<FileLock> lock_;  ///< that the children inherit
+    std::shared_ptr<const Template> base_;  ///< what was asked for; its lease is in its folder
+    Template::Leases leases_;
+    std::shared_ptr<const Template> template_;  ///< what is mapped: that, or a copy in memory
+    std::optional<FileLock> lock_;              ///< that the children inherit
     std::vector<std::byte> state_;
     std::vector<EventSource> signals_;
     std::vector<std::unique_ptr<QemuFork>> forks_;
@@ -161,13 +163,17 @@ Result<std::unique_ptr<QemuForks>> QemuForks::create(const QemuForkOptions& opti
         return Error{Errc::invalid_argument,
                      fmt::format("{}: it was not made by `guestmem template make --qemu`",
                                  to_printable(options.folder))};
+    const auto base = opened;
+    auto leases = GM_TRY(base->hold());
     // What cannot be mapped as one file is put together in memory, once for all forks.
-    if (manifest.parent || manifest.encoding != ImageEncoding::raw) opened = GM_TRY(opened->load());
+    if (manifest.parent || manifest.encoding != ImageEncoding::raw) opened = GM_TRY(base->load());
     GM_TRY(block_end_signals());
     auto loop = GM_TRY(EventLoop::create());
     auto folder = GM_TRY(PrivateFolder::create());
     std::unique_ptr<QemuForks> forks{new QemuForks{options, std::move(loop), std::move(folder)}};
     forks->state_ = GM_TRY(opened->read_state());
+    forks->base_ = base;
+    forks->leases_ = std::move(leases);
     forks->template_ = std::move(opened);
     for (const int signal : end_signals) {
         QemuForks* const self = forks.get();
@@ -251,9 +257,9 @@ Result<void> QemuForks::start_one(std::uint64_t index) {
     }
     fork.time = Clock::now() - begin;
     const auto noted =
-        template_->note_fork({.generation = fork.memory.generation,
-                              .pid = fork.process.pid(),
-                              .first_instruction_ns = static_cast<std::uint64_t>(fork.time.count())});
+        base_->note_fork({.generation = fork.memory.generation,
+                          .pid = fork.process.pid(),
+                          .first_instruction_ns = static_cast<std::uint64_t>(fork.time.count())});
     // The fork runs all the same; `show --live` does not know it.
     if (!noted) report(noted.error());
     fork.end = GM_TRY(

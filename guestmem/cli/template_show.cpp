@@ -32,6 +32,8 @@ struct ShowOptions {
 };
 
 std::string time_of(std::uint64_t seconds) {
+    constexpr std::uint64_t last = 253'402'300'799;  // the year 9999
+    if (seconds > last) return "?";
     return fmt::format("{:%Y-%m-%d %H:%M}", fmt::localtime(static_cast<std::time_t>(seconds)));
 }
 std::string stored_size(const Manifest& manifest) {
@@ -190,6 +192,7 @@ Action describe_template_show(CLI::App& app) {
         ->capture_default_str()
         ->needs(live);
     app.add_option("--times", options->live.count, "How many tables; 0: until Ctrl-C")
+        ->check(CLI::Range(0, 1'000'000'000))
         ->capture_default_str()
         ->needs(live);
     add_store_option(app, options->store);

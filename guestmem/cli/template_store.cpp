@@ -5,7 +5,9 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <string>
 #include <system_error>
+#include <vector>
 
 #include "guestmem/mem/template/template.hpp"
 #include "guestmem/sys/file_system.hpp"
@@ -27,12 +29,12 @@ void add_store_option(CLI::App& app, std::string& store) {
 }
 
 void add_compress_option(CLI::App& app, int& level) {
-    app.add_option("--compress", level,
-                   "Store pages compressed, zstd's LEVEL (usually 1): smaller, and forks are copies")
-        ->expected(0, 1)
-        ->default_str("1")
+    // A flag, whose value is "true" when it has none: it takes no word behind it, which may be a NAME.
+    app.add_flag("--compress", level,
+                 "Store pages compressed, zstd's LEVEL (usually 1): smaller, and forks are copies")
         ->option_text("[=LEVEL]")
-        ->check(CLI::Range(min_compression_level, max_compression_level));
+        ->check(CLI::Range(min_compression_level, max_compression_level))
+        ->transform([](const std::string& text) { return text == "true" ? std::string{"1"} : text; });
 }
 
 std::string template_folder(const std::string& store, const std::string& name) {
@@ -50,7 +52,11 @@ Result<TemplateMaker> begin_template(const std::string& folder, const std::strin
 
 Result<void> make_store(const std::string& folder_of_template) {
     const std::string store = parent_folder(folder_of_template);
-    if (GM_TRY(path_facts(store)).exists) return {};
+    // From the store up, those that are not there.
+    std::vector<std::string> missing;
+    for (std::string folder = store; !GM_TRY(path_facts(folder)).exists; folder = parent_folder(folder))
+        missing.push_back(folder);
+    if (missing.empty()) return {};
     std::error_code failure;
     std::filesystem::create_directories(parent_folder(store), failure);
     if (failure)
@@ -58,6 +64,8 @@ Result<void> make_store(const std::string& folder_of_template) {
                      fmt::format("make {}: {}", parent_folder(store), failure.message())};
     auto made = guestmem::make_folder(store, 0700);
     if (!made && made.error().code() != Errc::already_exists) return std::move(made).error();
+    // Their names have to survive a power cut as the templates do.
+    for (const std::string& folder : missing) GM_TRY(sync_folder(parent_folder(folder)));
     return {};
 }
 

@@ -23,8 +23,8 @@
 #include "guestmem/mem/template/maker.hpp"
 #include "guestmem/mem/template/template.hpp"
 #include "guestmem/mem/template/template_source.hpp"
+#include "guestmem/sys/deadline.hpp"
 #include "guestmem/sys/host.hpp"
-#include "guestmem/sys/poll.hpp"
 
 namespace guestmem::cli {
 namespace {
@@ -74,10 +74,11 @@ public:
 /// What says that the stream is whole.
 Result<void> read_end(StreamSource& source, std::chrono::milliseconds patience) {
     NoMore sink;
+    const Deadline deadline{patience};
     while (!source.is_complete()) {
-        if (!GM_TRY(poll_readable(source.arrivals(), static_cast<int>(patience.count()))))
+        if (!GM_TRY(wait_readable(source.arrivals(), deadline)) || deadline.has_passed())
             return Error{Errc::timed_out,
-                         fmt::format("the end of the stream does not come for {} ms", patience.count())};
+                         fmt::format("the end of the stream does not come within {} ms", patience.count())};
         GM_TRY(source.take_arrivals(sink));
     }
     return {};
@@ -99,7 +100,7 @@ Result<Manifest> receive(const StreamOptions& options) {
     };
     const auto patience = receiving.patience;
     const auto source = GM_TRY(StreamSource::open(Fd{standard_input}, std::move(receiving)));
-    const Manifest sent = GM_TRY(manifest_of(source->greeting().description, source->size_bytes()));
+    const Manifest sent = GM_TRY(manifest_of(source->greeting()));
     {
         ProgressBar bar{options.name, source->size_bytes()};
         GM_TRY(maker.add_source(sent.regions, *source, [&](std::uint64_t done) { bar.show(done); }));
@@ -107,7 +108,9 @@ Result<Manifest> receive(const StreamOptions& options) {
     GM_TRY(read_end(*source, patience));
     if (!state.empty()) GM_TRY(maker.set_state(state));
     for (const auto& [key, value] : sent.provenance) maker.set_provenance(key, value);
-    maker.set_provenance("received.id", to_string(source->greeting().id));
+    // A template that is full of notes comes without this one.
+    if (sent.provenance.size() < max_provenance_entries)
+        maker.set_provenance("received.id", to_string(source->greeting().id));
     return std::move(maker).commit();
 }
 
@@ -142,7 +145,8 @@ Action describe_template_receive(CLI::App& app) {
     app.footer(
         "Example: guestmem template receive base < base.pages\n"
         "Makes a template of what `guestmem template send` writes, with an id of its own; it exists whole or not at\n"
-        "all. Pages are checked on the way. Exit codes: 0 it is made, 1 it could not be made, 2 wrong words.");
+        "all. Pages are checked on the way.\n"
+        "Exit codes: 0 it is made, 1 it could not be made, 2 wrong words, 3 nothing came for too long.");
     app.add_option("NAME", options->name, "A name in the store, or the path of a folder to be")->required();
     add_compress_option(app, options->compression_level);
     app.add_option("--patience", options->patience_s, "Seconds that the next 64 MiB may take")

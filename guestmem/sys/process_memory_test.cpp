@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -421,6 +423,24 @@ TEST(ProcessMappings, OfAProcessThatEndsAtAnyReadAreToldFromOtherErrors) {
             EXPECT_EQ(mappings.error().code(), code);
             EXPECT_THAT(mappings.error().message(), HasSubstr("process 7: "));
         }
+}
+
+TEST(ProcessFaults, AreCounted) {
+    EXPECT_GT(process_faults(::getpid()).value().minor, 0U);
+    EXPECT_EQ(process_faults(std::numeric_limits<std::int32_t>::max()).error().code(), Errc::not_found);
+}
+
+TEST(ProcessFaults, ANameMayHaveAnything) {
+    const TempFolder proc;
+    ASSERT_EQ(::mkdir(proc.path_of("7").c_str(), 0700), 0);
+    proc.write("7/stat", "7 (a) S 1 2 (b) ) S 1 7 7 0 -1 4194304 123 9 45 8 1 1 0 0\n");
+    const ProcessFaults faults = process_faults(7, proc.path()).value();
+    EXPECT_EQ(faults.minor, 123U);
+    EXPECT_EQ(faults.major, 45U);
+    for (const char* wrong : {"", "7 (a", "7 (a) S 1 7", "7 (a) S 1 7 7 0 -1 4194304 x 9 45 8\n"}) {
+        proc.write("7/stat", wrong);
+        EXPECT_EQ(process_faults(7, proc.path()).error().code(), Errc::corrupt) << wrong;
+    }
 }
 
 }  // namespace

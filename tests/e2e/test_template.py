@@ -140,9 +140,9 @@ class CountingGuestTest(TemplateCase):
         processes.wait_until(lambda: self.counts(name) and self.counts(name)[-1] >= number, timeout,
                              lambda: f"{name} counts to {number}: {self.counts(name)[-3:]}")
 
-    def start_forks(self, count, name="base"):
+    def start_forks(self, count, name="base", log="fork"):
         words = [self.program, "template", "fork", "--store", self.store, "--qemu", "--count", count, "--json", name,
-                 "--", *self.machine, *self.console("fork-{index}")]
+                 "--", *self.machine, *self.console(log + "-{index}")]
         tool = processes.Process("forks", words, death_signal=signal.SIGTERM)
         processes.wait_until(lambda: len(self.said(tool)) == count or not tool.is_running(), 60, "the forks run")
         forks = self.said(tool)
@@ -185,6 +185,7 @@ class CountingGuestTest(TemplateCase):
         print(f"private of {RAM_MIB} MiB each: {[size // 1024 for size in own]} KiB", flush=True)
         self.assertGreater(min(own), 0)
         self.assertLess(sum(own), FORKS * RAM_MIB * MIB // 4)
+        self.assert_show_lists("base", tool, forks, RAM_MIB * MIB)
 
         numbers = self.counts("source")
         self.assertEqual(numbers, list(range(1, len(numbers) + 1)), "the source has missed nothing")
@@ -194,9 +195,50 @@ class CountingGuestTest(TemplateCase):
         self.assertEqual(tool.stop(), 0, tool.tail())
         self.assertFalse([fork for fork in forks if is_alive(fork["pid"])])
         self.assertFalse(Path(forks[0]["qmp"]).parent.exists())
+        self.assert_a_difference_goes_on()
         self.done("verify", "base")
         self.done("rm", "base")
         self.assert_store_is_empty()
+
+    def assert_show_lists(self, name, tool, forks, mapped_bytes):
+        """What `show --live` says of running forks, and maybe of who started them."""
+        bills = json.loads(self.done("show", name, "--live", "--times", 1, "--json"))
+        bills = {bill["pid"]: bill for bill in bills}
+        self.assertEqual(bills.keys() - {tool.pid}, {fork["pid"] for fork in forks})
+        for fork in forks:
+            bill = bills[fork["pid"]]
+            self.assertEqual(bill["mapped_bytes"], mapped_bytes)
+            self.assertEqual(bill["shared_bytes"] > 0, mapped_bytes > 0)
+            self.assertEqual(bill["private_bytes"] > 0, mapped_bytes > 0)
+            self.assertEqual(bill["generation"], fork["generation"].replace("-", ""))
+            self.assertAlmostEqual(bill["first_instruction_ns"] / 1e6, fork["milliseconds"], delta=1)
+
+    def assert_a_difference_goes_on(self):
+        """The source has run on: what it has written since is a template, whose forks go on from there."""
+        before = self.counts("source")[-1]
+        self.done("diff", "later", "--parent", "base", "--qemu", self.qmp)
+        at_most = self.counts("source")[-1] + 2
+        manifest = json.loads(self.done("show", "later", "--json"))
+        self.assertEqual(manifest["parent"]["name"], "base")
+        print(f"the difference has {manifest['parent']['pages'] * 4} of {RAM_MIB * 1024} KiB", flush=True)
+        self.assertTrue(0 < manifest["parent"]["pages"] * 4096 < RAM_MIB * MIB // 8)
+        self.assertLess((self.store / "later" / "image").stat().st_blocks * 512, RAM_MIB * MIB // 8)
+
+        tool, forks = self.start_forks(2, "later", "late")
+        for index in range(2):
+            self.wait_count(f"late-{index}", at_most + 3)
+        first, other = (self.counts(f"late-{index}")[0] for index in range(2))
+        self.assertEqual(first, other)
+        self.assertTrue(before < first <= at_most)
+        self.wait_count("source", at_most + 3)
+        self.refused("later is a difference to it|it has forks alive", "rm", "base")
+        self.refused(rf"it has forks alive \(processes {tool.pid}\)", "rm", "later")
+        # They map memory, and nothing of the folder.
+        self.assert_show_lists("later", tool, forks, 0)
+        self.assertEqual(tool.stop(), 0, tool.tail())
+        self.done("verify", "later")
+        self.refused("later is a difference to it", "rm", "base")
+        self.done("rm", "later")
 
     def assert_each_goes_its_own_way(self, names, forks):
         """One after the other is stopped: it stays where it is, the others and the source go on."""

@@ -28,18 +28,16 @@ Result<std::vector<Image>> images_of(const Template& of) {
     return images;
 }
 
-/// A line for the process with the lease, unless it only starts others, and one for each of these.
+/// A line for the process with the lease, and one for each process that it noted.
 void add_lines(const Tenant& tenant, std::vector<ForkBill>& bills) {
     ForkBill own{.pid = tenant.pid};
-    bool has_own = tenant.forks.empty();
     for (const ForkNote& note : tenant.forks) {
         ForkBill& line = note.pid == tenant.pid ? own : bills.emplace_back();
-        has_own = has_own || note.pid == tenant.pid;
         line.pid = note.pid;
         line.generation = note.generation;
         line.first_instruction_ns = note.first_instruction_ns;
     }
-    if (has_own) bills.push_back(own);
+    bills.push_back(own);
 }
 
 void count(ForkBill& bill, const std::vector<Image>& images, std::uint64_t first_region_offset) {
@@ -68,10 +66,10 @@ Result<std::vector<ForkBill>> fork_bills(const Template& of) {
     for (const Tenant& tenant : tenants) add_lines(tenant, bills);
     const std::uint64_t first_offset = of.manifest().regions.front().image_offset_bytes;
     for (ForkBill& bill : bills) count(bill, images, first_offset);
-    // A child that is gone: its number may be somebody else's by this time.
-    std::erase_if(bills, [&](const ForkBill& bill) {
-        const auto is_its = [&](const Tenant& tenant) { return tenant.pid == bill.pid; };
-        return std::ranges::none_of(tenants, is_its) && (!bill.usage || bill.usage->mapped_bytes == 0);
+    // A child that is gone.
+    std::erase_if(bills, [](const ForkBill& bill) {
+        const auto alive = process_faults(bill.pid);
+        return !alive && alive.error().code() == Errc::not_found;
     });
     return bills;
 }

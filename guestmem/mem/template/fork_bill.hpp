@@ -17,7 +17,8 @@
 /// has a line without them; forks that are copies have no mapping of the image, and 0 bytes.
 /// Threads: any.
 /// Cost: as process_mappings() of each process.
-/// Known holes: what a lazy fork has fetched is known to its pager alone.
+/// Known holes: what a lazy fork has fetched is known to its pager alone. The number of a child that is gone may be
+/// that of another process by this time, which has no mapping of the image.
 
 namespace guestmem {
 

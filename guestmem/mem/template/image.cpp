@@ -99,6 +99,10 @@ public:
     FromSource(ImageWriter& writer, std::uint64_t end) : writer_(writer), end_(end) {}
     Result<void> take_pages(std::uint64_t offset_bytes, std::span<const std::byte> pages) override {
         GM_TRY(check({offset_bytes, pages.size()}));
+        if (pages.size() > max_part_bytes)
+            return Error{Errc::corrupt,
+                         fmt::format("image: its source gives {} bytes at once, and {} are agreed",
+                                     pages.size(), max_part_bytes)};
         return writer_.add_buffered(offset_bytes, pages);
     }
     Result<void> take_zeros(ImagePart part) override {
@@ -111,13 +115,14 @@ private:
     [[nodiscard]] Result<void> check(ImagePart part) const {
         const bool is_whole =
             part.offset_bytes % page_size_bytes == 0 && part.size_bytes % page_size_bytes == 0;
-        if (is_whole && part.offset_bytes == writer_.written_to() &&
-            part.size_bytes <= end_ - part.offset_bytes)
-            return {};
+        const std::uint64_t next = writer_.written_to();
+        if (is_whole && part.offset_bytes == next && part.size_bytes <= end_ - next) return {};
+        const bool is_later = is_whole && part.offset_bytes > next && part.offset_bytes < end_;
         return Error{
-            Errc::corrupt,
-            fmt::format("image: its source gives {} bytes at {}, and those from {} on are next, up to {}",
-                        part.size_bytes, part.offset_bytes, writer_.written_to(), end_)};
+            is_later ? Errc::unsupported : Errc::corrupt,
+            fmt::format("image: its source gives {} bytes at {}, and those from {} on are next, up to {}: an "
+                        "image is made in ascending order",
+                        part.size_bytes, part.offset_bytes, next, end_)};
     }
 
     ImageWriter& writer_;

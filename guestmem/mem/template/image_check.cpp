@@ -36,6 +36,10 @@ public:
     }
     /// All before this was compared.
     [[nodiscard]] std::uint64_t come_to() const { return come_to_; }
+    [[nodiscard]] std::uint64_t count_bad() const { return check_.count_bad; }
+    void note_bad(std::uint64_t image_offset_bytes) {
+        if (check_.count_bad++ < ImageCheck::max_told) check_.bad.push_back({image_offset_bytes, 0, 0});
+    }
     [[nodiscard]] ImageCheck result() && {
         check_.found.sum_of_sums = sum_of_sums_.value();
         return std::move(check_);
@@ -138,7 +142,9 @@ Result<ImageCheck> check_image(CompressedImageReader& image, FdView sums, std::u
         // The pages of the first chunk that was not given are not there, whatever their sums say.
         const std::uint64_t begin = checker.come_to();
         const std::uint64_t behind = std::min((begin / chunk_bytes + 1) * chunk_bytes, image_bytes);
+        const std::uint64_t count_before = checker.count_bad();
         GM_TRY(checker.take_zeros({begin, behind - begin}));
+        if (checker.count_bad() == count_before) checker.note_bad(begin);
     }
     return std::move(checker).result();
 }

@@ -59,6 +59,17 @@ std::optional<Tenant> parse_tenant(std::string_view text) {
     return tenant;
 }
 
+/// A file that did not get its name yet, or whose process was killed before it did.
+Result<void> remove_if_left(Fd file, const std::string& path) {
+    constexpr std::int64_t enough_ns = 60'000'000'000;
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    const Ownership facts = GM_TRY(ownership_of(file));
+    if (std::chrono::duration_cast<std::chrono::nanoseconds>(now).count() - facts.modified_ns < enough_ns)
+        return {};
+    if (GM_TRY(FileLock::try_exclusive(std::move(file)))) static_cast<void>(remove_file(path));
+    return {};
+}
+
 }  // namespace
 
 Lease::Lease(FileLock in_use, FileLock own, std::string path, std::uint64_t written_bytes)
@@ -130,11 +141,14 @@ Result<std::vector<Tenant>> tenants_of(const std::string& folder) {
     if (!entries) return entries.error();
     const Fd opened = GM_TRY(open_folder(forks));
     for (const FolderEntry& entry : *entries) {
-        if (entry.name.starts_with('.')) continue;
         auto file = open_in(opened, entry.name);
         // Gone since it was listed.
         if (!file) continue;
         const std::string path = fmt::format("{}/{}", forks, entry.name);
+        if (entry.name.starts_with('.')) {
+            GM_TRY(remove_if_left(*std::move(file), path));
+            continue;
+        }
         auto lock = GM_TRY(FileLock::try_exclusive(*std::move(file)));
         if (lock) {
             static_cast<void>(remove_file(path));
@@ -148,7 +162,14 @@ Result<std::vector<Tenant>> tenants_of(const std::string& folder) {
 
 Result<std::optional<FileLock>> try_retire(const std::string& folder) {
     Fd manifest = GM_TRY(open_manifest(folder));
-    return FileLock::try_exclusive(std::move(manifest));
+    auto lock = GM_TRY(FileLock::try_exclusive(std::move(manifest)));
+    if (!lock) return lock;
+    // Another remover may have been faster, and another maker: then the name is that of a template with forks, maybe.
+    const PathFacts named = GM_TRY(path_facts(fmt::format("{}/{}", folder, template_manifest_file)));
+    const FileFacts locked = GM_TRY(file_facts(lock->file()));
+    if (!named.exists || named.device != locked.device || named.inode != locked.inode)
+        return Error{Errc::unavailable, fmt::format("{}: it was removed or replaced meanwhile", folder)};
+    return lock;
 }
 
 }  // namespace guestmem

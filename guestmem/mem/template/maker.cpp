@@ -132,14 +132,18 @@ Result<void> TemplateMaker::open_files() {
 Result<ImageRegion> TemplateMaker::place(ImageRegion region) {
     if (parent_) return place_in_parent(region);
     region.image_offset_bytes = manifest_.image_bytes;
-    manifest_.image_bytes += region.size_bytes;
+    if (region.size_bytes > max_image_bytes)
+        return Error{Errc::out_of_range, fmt::format("region '{}' of {} bytes: an image has at most {}",
+                                                     region.name, region.size_bytes, max_image_bytes)};
     // The manifest is checked in the middle of its making: of storage it says what a raw image would.
     Manifest whole = manifest_;
     whole.regions.push_back(region);
+    whole.image_bytes += region.size_bytes;
     whole.encoding = ImageEncoding::raw;
     whole.stored_bytes = whole.image_bytes;
     GM_TRY(check_manifest(whole));
     manifest_.regions = std::move(whole.regions);
+    manifest_.image_bytes = whole.image_bytes;
     return region;
 }
 
@@ -174,6 +178,12 @@ Result<void> TemplateMaker::add_map(const MemoryMap& map) {
                                            .is_rom = !region->is_writable()}));
         all.push_back({std::move(placed), region.get()});
     }
+    if (parent_ && all.size() != manifest_.regions.size())
+        return Error{
+            Errc::invalid_argument,
+            fmt::format(
+                "{}: the map has {} of the {} regions of the parent; the others would be the parent's",
+                folder_, all.size(), manifest_.regions.size())};
     const auto place_of = [](const Placed& placed) { return placed.region.image_offset_bytes; };
     std::ranges::sort(all, {}, place_of);
     for (const Placed& placed : all) GM_TRY(add_region(placed.region.image_offset_bytes, *placed.memory));
@@ -185,12 +195,17 @@ Result<void> TemplateMaker::add_region(std::uint64_t image_offset_bytes, const R
     if (!region.memory()->is_private_anonymous()) return writer_->add_bytes(image_offset_bytes, bytes);
     // What was never touched is not read: that would give it pages.
     std::uint64_t done = 0;
-    GM_TRY(written_pages(bytes, [&](FileExtent run) -> Result<void> {
+    bool is_known = false;
+    auto looked = written_pages(bytes, [&](FileExtent run) -> Result<void> {
+        is_known = true;
         GM_TRY(writer_->add_zeros({image_offset_bytes + done, run.offset_bytes - done}));
         done = run.offset_bytes + run.size_bytes;
         return writer_->add_bytes(image_offset_bytes + run.offset_bytes,
                                   bytes.subspan(run.offset_bytes, run.size_bytes));
-    }));
+    });
+    // Where there is no /proc, all is read.
+    if (!looked && !is_known) return writer_->add_bytes(image_offset_bytes, bytes);
+    if (!looked) return looked;
     return writer_->add_zeros({image_offset_bytes + done, bytes.size() - done});
 }
 
@@ -218,7 +233,13 @@ Result<void> TemplateMaker::add_written(std::span<const WrittenRegion> written) 
         std::span<const std::byte> bytes;
     };
     std::vector<Piece> pieces;
-    for (const auto& [region, pages] : written) {
+    for (const auto& [region, pages, since] : written) {
+        if (!since.empty() && since != parent_->manifest().id)
+            return Error{
+                Errc::invalid_argument,
+                fmt::format("region '{}': it was written since it was a fork of the template with the id {}, "
+                            "and the parent is {}: take that template as the parent, or compare all pages",
+                            region->name(), since, parent_->manifest().id)};
         const ImageRegion placed = GM_TRY(place_in_parent({.name = region->name(),
                                                            .guest_address = region->range().base().value(),
                                                            .size_bytes = region->range().size_bytes(),
@@ -281,6 +302,7 @@ Result<Manifest> TemplateMaker::commit() && {
     GM_TRY(sync_folder(work_));
     GM_TRY(rename_new(work_, folder_));
     work_.clear();
+    work_lock_.reset();
     GM_TRY(sync_folder(parent_folder(folder_)));
     return std::move(manifest_);
 }
@@ -307,19 +329,19 @@ Result<std::vector<WrittenRegion>> written_since_fork(const Fork& fork) {
         if (!region->is_writable()) continue;
         if (fork.mode != RestoreMode::map) {
             // A copy that was given back (MADV_DONTNEED) is zeros, and no written page to the kernel.
-            all.push_back({region, {{0, region->range().size_bytes()}}});
+            all.push_back({region, {{0, region->range().size_bytes()}}, {}});
             continue;
         }
         auto pages = GM_TRY_CONTEXT(
             written_pages(std::span<const std::byte>{region->host_base(), region->range().size_bytes()}),
             region->name());
-        all.push_back({region, std::move(pages)});
+        all.push_back({region, std::move(pages), fork.of});
     }
     return all;
 }
 
 WrittenRegion to_written(std::shared_ptr<const Region> region, const DirtyPages& pages) {
-    WrittenRegion written{.region = std::move(region), .pages = {}};
+    WrittenRegion written{.region = std::move(region), .pages = {}, .since = {}};
     const std::uint64_t size = written.region->range().size_bytes();
     pages.for_each_run([&](DirtyRun run) {
         // Dirty pages may be smaller than ours.

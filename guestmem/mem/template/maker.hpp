@@ -54,12 +54,14 @@ struct MakerOptions {
 struct WrittenRegion {
     std::shared_ptr<const Region> region;
     std::vector<FileExtent> pages;
+    TemplateId since = {};  ///< all other pages are those of this template; empty: the caller knows
 };
 
 /// What was written in a fork since it was made, as the kernel knows it. Of a fork that is no mapping of its template
 /// it is all pages, which the maker of a difference compares.
 [[nodiscard]] Result<std::vector<WrittenRegion>> written_since_fork(const Fork& fork);
-/// What a dirty log says of a region.
+/// What a dirty log says of a region, or a WriteWatch: the parent has to be what the memory was when that began. Of
+/// answers that follow each other, each difference is the parent of the next.
 [[nodiscard]] WrittenRegion to_written(std::shared_ptr<const Region> region, const DirtyPages& pages);
 
 class TemplateMaker {
@@ -74,9 +76,10 @@ public:
     TemplateMaker& operator=(TemplateMaker&&) = delete;
     ~TemplateMaker();
 
-    /// The RAM and ROM of a map, in its order. Of a difference: the parent's regions, by guest address and size.
+    /// The RAM and ROM of a map, in its order. Of a difference: all regions of the parent, by guest address and size.
     [[nodiscard]] Result<void> add_map(const MemoryMap& map);
-    /// A region whose bytes are those of a file. Of a difference: a region of the parent, in its order.
+    /// A region whose bytes are those of a file. Of a difference: a region of the parent, in its order; those that are
+    /// not given stay the parent's.
     [[nodiscard]] Result<void> add_file(const ImageRegion& region, FdView file,
                                         std::uint64_t file_offset_bytes);
     /// All regions and pages of a template, or of what somebody sends. Not of a difference.

@@ -22,7 +22,6 @@ constexpr std::string_view format_name = "guestmem-template";
 constexpr int max_depth = 4;
 constexpr std::size_t max_name_bytes = 128;
 constexpr std::size_t max_region_name_bytes = 255;
-constexpr std::size_t max_provenance_entries = 64;
 constexpr std::size_t max_provenance_bytes = 4096;
 
 Error wrong(std::string_view what) { return Error{Errc::corrupt, fmt::format("manifest: {}", what)}; }
@@ -207,6 +206,10 @@ std::string_view to_string(ImageEncoding encoding) { return encoding == ImageEnc
 
 Result<void> check_manifest(const Manifest& manifest) {
     if (!is_template_id(manifest.id)) return wrong("the id is not 32 hexadecimal digits");
+    // The year 9999.
+    constexpr std::uint64_t last_second = 253'402'300'799;
+    if (manifest.made_at_s > last_second || manifest.image_changed_ns < 0)
+        return wrong("a time in it is none");
     if (manifest.regions.empty() || manifest.regions.size() > max_template_regions)
         return wrong(fmt::format("there are {} regions; 1 to {} are allowed", manifest.regions.size(),
                                  max_template_regions));

@@ -26,6 +26,7 @@ inline constexpr std::size_t max_manifest_bytes = std::size_t{1} << 20;
 inline constexpr std::size_t max_template_regions = 1024;
 inline constexpr std::uint64_t max_image_bytes = std::uint64_t{1} << 46;
 inline constexpr std::uint64_t max_state_bytes = std::uint64_t{1} << 32;
+inline constexpr std::size_t max_provenance_entries = 64;
 inline constexpr std::uint32_t template_version = 1;
 
 /// 32 hexadecimal digits.

@@ -107,6 +107,33 @@ TEST(Manifest, EachFieldIsNeededAndOfItsType) {
     EXPECT_EQ(count, 17U);
 }
 
+TEST(Manifest, TimesAreSome) {
+    Manifest manifest = good();
+    manifest.made_at_s = 253'402'300'799;
+    EXPECT_EQ(error_of(manifest), "");
+    ++manifest.made_at_s;
+    EXPECT_THAT(error_of(manifest), HasSubstr("time"));
+    manifest = good();
+    manifest.image_changed_ns = -1;
+    EXPECT_THAT(error_of(manifest), HasSubstr("time"));
+}
+
+TEST(Manifest, WhatIsStoredFitsToTheEncodingAndTheParent) {
+    Manifest manifest = good();
+    manifest.stored_bytes += 4096;
+    EXPECT_THAT(error_of(manifest), HasSubstr("raw image"));
+    manifest.encoding = ImageEncoding::zstd;
+    EXPECT_EQ(error_of(manifest), "");
+    manifest.stored_bytes = max_image_bytes + 1;
+    EXPECT_NE(error_of(manifest), "");
+    manifest = good();
+    manifest.parent->count_pages = manifest.data_pages - 1;
+    EXPECT_THAT(error_of(manifest), HasSubstr("difference"));
+    const std::string text = to_text(good());
+    const std::string other = summed(std::regex_replace(text, std::regex{"\"raw\""}, "\"lzma\""));
+    EXPECT_EQ(parse_manifest(other).error().code(), Errc::unsupported);
+}
+
 TEST(Manifest, RegionsAreWholePagesThatOverlapNowhere) {
     struct Case {
         const char* says;

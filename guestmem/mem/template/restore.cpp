@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "guestmem/base/sizes.hpp"
 #include "guestmem/mem/host_memory.hpp"
+#include "guestmem/mem/paging/part_set.hpp"
 #include "guestmem/mem/template/template_files.hpp"
 
 namespace guestmem {
@@ -22,8 +24,10 @@ constexpr std::uint64_t step_bytes = std::uint64_t{64} << 20;
 class IntoRegions final : public PageSink {
 public:
     void add(const ImageRegion& region, std::span<std::byte> memory) { places_.push_back({region, memory}); }
-    /// All before this has come.
-    [[nodiscard]] std::uint64_t come_to() const { return come_to_; }
+    /// What has not come yet, from its beginning on; nothing when all has.
+    [[nodiscard]] std::optional<ImagePart> missing(std::uint64_t image_bytes) const {
+        return come_.first_missing({0, image_bytes});
+    }
 
     Result<void> take_pages(std::uint64_t offset_bytes, std::span<const std::byte> pages) override {
         GM_TRY(note({offset_bytes, pages.size()}));
@@ -44,8 +48,7 @@ private:
         if (part.size_bytes > max_image_bytes || part.offset_bytes > max_image_bytes)
             return Error{Errc::corrupt, fmt::format("restore: the source gives {} bytes at {} of the image",
                                                     part.size_bytes, part.offset_bytes)};
-        if (part.offset_bytes <= come_to_) come_to_ = std::max(come_to_, part.offset_bytes + part.size_bytes);
-        return {};
+        return come_.add(part);
     }
 
     struct Place {
@@ -53,7 +56,7 @@ private:
         std::span<std::byte> memory;
     };
     std::vector<Place> places_;
-    std::uint64_t come_to_ = 0;
+    PartSet come_;
 };
 
 Result<std::shared_ptr<const Region>> to_region(const ImageRegion& region,
@@ -86,6 +89,7 @@ std::string_view to_string(RestoreMode mode) {
 Fork& Fork::operator=(Fork&& other) noexcept {
     const Fork before{std::move(*this)};
     generation = std::move(other.generation);
+    of = std::move(other.of);
     mode = other.mode;
     regions = std::move(other.regions);
     pager = std::move(other.pager);
@@ -98,6 +102,7 @@ Result<Fork> restore_by_copying(const Manifest& manifest, PageSource& source,
     GM_TRY(check_source(manifest, source));
     Fork fork;
     fork.generation = GM_TRY(random_hex(16));
+    fork.of = manifest.id;
     fork.mode = RestoreMode::copy;
     IntoRegions sink;
     for (const ImageRegion& region : manifest.regions) {
@@ -110,15 +115,14 @@ Result<Fork> restore_by_copying(const Manifest& manifest, PageSource& source,
         auto made = GM_TRY(to_region(region, std::move(memory)));
         fork.regions.push_back(std::move(made));
     }
-    // A stream may bring more than it was asked for, and does not bring it again.
-    while (sink.come_to() < manifest.image_bytes) {
-        const std::uint64_t at = sink.come_to();
-        const std::uint64_t size = std::min(step_bytes, manifest.image_bytes - at);
-        GM_TRY(source.fetch({at, size}, sink));
-        if (sink.come_to() < at + size)
-            return Error{Errc::corrupt,
-                         fmt::format("restore: the source gives nothing at {} of the image", sink.come_to())};
-        if (progress) progress(sink.come_to());
+    // A stream may bring more than it was asked for, in its own order, and does not bring it again.
+    while (const auto missing = sink.missing(manifest.image_bytes)) {
+        GM_TRY(source.fetch({missing->offset_bytes, std::min(step_bytes, missing->size_bytes)}, sink));
+        const auto left = sink.missing(manifest.image_bytes);
+        if (left && left->offset_bytes == missing->offset_bytes)
+            return Error{Errc::corrupt, fmt::format("restore: the source gives nothing at {} of the image",
+                                                    left->offset_bytes)};
+        if (progress) progress(left ? left->offset_bytes : manifest.image_bytes);
     }
     return fork;
 }
@@ -136,6 +140,7 @@ Result<Fork> restore_lazily(const Manifest& manifest, std::shared_ptr<PageSource
         pager.regions.push_back({region.image_offset_bytes, region.size_bytes});
     Fork fork;
     fork.generation = GM_TRY(random_hex(16));
+    fork.of = manifest.id;
     fork.mode = RestoreMode::lazy;
     fork.pager = GM_TRY(Pager::start(std::move(pager)));
     for (std::size_t index = 0; index < manifest.regions.size(); ++index) {

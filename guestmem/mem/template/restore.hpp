@@ -46,6 +46,7 @@ struct Fork {
     ~Fork() = default;
 
     std::string generation;  ///< of this fork alone: 32 hexadecimal digits, for vmgenid and the like
+    TemplateId of;           ///< whose pages it began with
     RestoreMode mode = RestoreMode::map;
     std::vector<std::shared_ptr<const Region>> regions;
     std::shared_ptr<Pager> pager = nullptr;  ///< of a lazy one: its health and what it has fetched

@@ -21,6 +21,7 @@
 #include "guestmem/mem/template/testing/chain.hpp"
 #include "guestmem/sys/memfd.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
+#include "guestmem/sys/testing/loop_thread.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
 
 // Behind the others, whose variables would hide its names.
@@ -182,7 +183,7 @@ TEST_F(RestoreTest, ASourceThatFailsIsAnErrorAndWhatItHasNotGivenIsAFault) {
     EXPECT_EQ(look(testing::bytes_of(*lazy.regions[2]), 3), word_of(13));
     EXPECT_FALSE(look(testing::bytes_of(*lazy.regions[1]), 0)) << "a fault, and no signal";
     EXPECT_THAT(lazy.pager->health().error().message(), HasSubstr("on fire"));
-    EXPECT_EQ(count_told, 1);
+    EXPECT_TRUE(testing::eventually([&] { return count_told == 1; })) << "when nobody waits for an answer";
     EXPECT_EQ(look(testing::bytes_of(*lazy.regions[2]), 3), word_of(13)) << "what has come stays";
     GuestMemory guest{testing::map_of(lazy)};
     EXPECT_EQ(guest.read_le<std::uint64_t>(GuestAddress{50 * page}).error().reason(), AccessReason::fault);
@@ -386,6 +387,55 @@ TEST(TemplateModes, AForkOfTooManyPiecesCannotBeMappedAndIsCopied) {
     EXPECT_THAT(mapped.error().message(), HasSubstr("flatten it"));
     EXPECT_TRUE(top->fork({.mode = RestoreMode::copy}));
     EXPECT_TRUE(top->fork({.mode = RestoreMode::lazy}));
+}
+
+TEST(TemplateModes, ThePiecesOfAllRegionsCount) {
+    const TempFolder store;
+    constexpr std::uint64_t count = max_fork_pieces + 2;
+    TemplateMaker maker = TemplateMaker::begin(store.path_of("base")).value();
+    const Fd hole = create_sparse_memory({.name = "ram", .size_bytes = count * page}, Sealing::none).value();
+    for (const std::uint64_t address : {std::uint64_t{0}, std::uint64_t{1} << 40}) {
+        const ImageRegion region{.name = "ram", .guest_address = address, .size_bytes = count * page};
+        ASSERT_TRUE(maker.add_file(region, hole, 0));
+    }
+    ASSERT_TRUE(std::move(maker).commit());
+    const auto parent = Template::open(store.path_of("base")).value();
+    ASSERT_TRUE(TemplateMaker::begin_difference(store.path_of("top"), parent).value().commit());
+    PageRuns pages;
+    for (std::uint64_t i = 0; i < count; ++i) pages.add(2 * i, 1);
+    testing::edit_pages(store.path_of("top"), pages);
+    EXPECT_EQ(Template::open(store.path_of("top")).value()->fork().error().code(), Errc::out_of_range);
+}
+
+/// Gives the second half when it is asked for the first time, and no page twice.
+class BackToFront final : public PageSource {
+public:
+    explicit BackToFront(std::uint64_t size_bytes) : size_(size_bytes) {}
+    [[nodiscard]] std::uint64_t size_bytes() const override { return size_; }
+    [[nodiscard]] Result<void> fetch(ImagePart wanted, PageSink& sink) override {
+        const std::vector<std::byte> pages(size_ / 2, std::byte{7});
+        if (count_calls_++ == 0) GM_TRY(sink.take_pages(size_ / 2, pages));
+        if (wanted.offset_bytes + wanted.size_bytes > size_ / 2 && count_calls_ > 1)
+            return Error{Errc::invalid_argument, "these have passed"};
+        return sink.take_pages(0, pages);
+    }
+
+private:
+    std::uint64_t size_;
+    int count_calls_ = 0;
+};
+
+TEST(TemplateModes, ACopyTakesPagesInAnyOrderAndATemplateIsMadeInItsOwn) {
+    const Manifest manifest{.id = std::string(32, '1'),
+                            .regions = {{"ram", 0, 16 * page, 0, false}},
+                            .image_bytes = 16 * page,
+                            .stored_bytes = 16 * page};
+    BackToFront source{16 * page};
+    EXPECT_EQ(testing::bytes_of(restore_by_copying(manifest, source).value()), std::string(16 * page, '\7'));
+    const TempFolder store;
+    TemplateMaker maker = TemplateMaker::begin(store.path_of("base")).value();
+    BackToFront again{16 * page};
+    EXPECT_EQ(maker.add_source(manifest.regions, again).error().code(), Errc::unsupported);
 }
 
 TEST(TemplateModes, TooLittleMemoryIsAnErrorOfLoadingBeforeAnythingIsTaken) {

@@ -76,7 +76,23 @@ Result<std::vector<std::string>> differences_to(const std::string& folder) {
     return found;
 }
 
+namespace {
+
+Result<void> check_no_difference(const std::string& folder) {
+    const std::vector<std::string> differences = GM_TRY(differences_to(folder));
+    if (differences.empty()) return {};
+    const bool is_one = differences.size() == 1;
+    return Error{
+        Errc::busy,
+        fmt::format("{}: {} {} to it; flatten or remove {} first", folder, fmt::join(differences, ", "),
+                    is_one ? "is a difference" : "are differences", is_one ? "it" : "them")};
+}
+
+}  // namespace
+
 Result<void> remove_template(const std::string& folder) {
+    // Before the lock, under which nobody can fork: most refusals need none.
+    GM_TRY(check_no_difference(folder));
     const auto lock = GM_TRY_CONTEXT(try_retire(folder), folder);
     // This removes what dead processes left, too.
     const std::vector<Tenant> tenants = GM_TRY(tenants_of(folder));
@@ -89,12 +105,11 @@ Result<void> remove_template(const std::string& folder) {
         return Error{Errc::busy, fmt::format("{}: it has forks alive {}; end them first", folder, whose)};
     }
     // Who makes a difference holds a lease until the difference has its name: there can be no more of them.
-    const std::vector<std::string> differences = GM_TRY(differences_to(folder));
-    if (!differences.empty())
-        return Error{Errc::busy, fmt::format("{}: {} {} to it; flatten or remove {} first", folder,
-                                             fmt::join(differences, ", "),
-                                             differences.size() == 1 ? "is a difference" : "are differences",
-                                             differences.size() == 1 ? "it" : "them")};
+    GM_TRY(check_no_difference(folder));
+    // As a leftover it is this process's until all of it is gone.
+    Fd opened = GM_TRY(open_folder(folder));
+    const auto own = GM_TRY(FileLock::try_exclusive(std::move(opened)));
+    if (!own) return Error{Errc::busy, fmt::format("{}: somebody else is removing it", folder)};
     const std::string gone =
         fmt::format("{}/{}{}", parent_folder(folder), retired_prefix, GM_TRY(random_hex(8)));
     GM_TRY(rename_new(folder, gone));
@@ -105,20 +120,15 @@ Result<void> remove_template(const std::string& folder) {
 Result<void> remove_leftovers(const std::string& store) {
     const std::vector<FolderEntry> entries = GM_TRY(entries_of(store));
     for (const FolderEntry& entry : entries) {
-        const bool is_making = entry.name.starts_with(making_prefix);
-        if (entry.kind != FileKind::folder || (!is_making && !entry.name.starts_with(retired_prefix)))
-            continue;
+        const bool is_left = entry.name.starts_with(making_prefix) || entry.name.starts_with(retired_prefix);
+        if (entry.kind != FileKind::folder || !is_left) continue;
         const std::string path = fmt::format("{}/{}", store, entry.name);
+        auto opened = open_folder(path);
+        // Finished or removed since it was listed.
+        if (!opened) continue;
         // Held until the folder is gone: a maker that has not locked its new folder yet makes another one.
-        std::optional<FileLock> lock;
-        if (is_making) {
-            auto opened = open_folder(path);
-            // Finished or removed since it was listed.
-            if (!opened) continue;
-            lock = GM_TRY(FileLock::try_exclusive(*std::move(opened)));
-            if (!lock) continue;
-        }
-        static_cast<void>(remove_tree(path));
+        const auto lock = GM_TRY(FileLock::try_exclusive(*std::move(opened)));
+        if (lock) static_cast<void>(remove_tree(path));
     }
     return {};
 }

@@ -6,11 +6,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -22,6 +24,7 @@
 #include "guestmem/mem/template/testing/chain.hpp"
 #include "guestmem/mem/testing/test_map.hpp"
 #include "guestmem/sys/faults.hpp"
+#include "guestmem/sys/memfd.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
 
@@ -247,6 +250,23 @@ TEST_F(StoreOfDifferences, EachFailingCallOfRemovingAParentKeepsIt) {
     }
     EXPECT_TRUE(chain_.open(2)->verify()->is_good());
     EXPECT_EQ(testing::bytes_of(chain_.open(2)->fork().value()), chain_.expected(2));
+}
+
+TEST(RemoveTemplate, GoesOnBesideMakersThatCleanUp) {
+    const TempFolder store;
+    std::atomic<bool> is_done{false};
+    std::jthread cleaner{[&] {
+        while (!is_done) EXPECT_TRUE(remove_leftovers(store.path()));
+    }};
+    const Fd hole = create_sparse_memory({.name = "ram", .size_bytes = 4096}, Sealing::none).value();
+    for (int round = 0; round < 100; ++round) {
+        TemplateMaker maker = TemplateMaker::begin(store.path_of("base")).value();
+        EXPECT_TRUE(maker.add_file({.name = "ram", .size_bytes = 4096}, hole, 0));
+        EXPECT_TRUE(std::move(maker).commit());
+        const auto removed = remove_template(store.path_of("base"));
+        EXPECT_TRUE(removed) << removed.error().message();
+    }
+    is_done = true;
 }
 
 }  // namespace

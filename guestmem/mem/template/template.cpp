@@ -66,9 +66,10 @@ Result<std::string> read_all(FdView file, std::size_t limit_bytes) {
 
 /// Bytes that keep what they need for as long as somebody has them.
 struct Held {
-    std::shared_ptr<const HostMemory> memory;
-    std::shared_ptr<const Template> loaded;
+    // The memory goes first.
     Template::Leases leases;
+    std::shared_ptr<const Template> loaded;
+    std::shared_ptr<const HostMemory> memory;
 };
 std::shared_ptr<const HostMemory> with_holders(Held held) {
     const HostMemory* const bytes = held.memory.get();
@@ -109,14 +110,25 @@ public:
     IntoMapping(FdView file, std::span<std::byte> bytes) : file_(file), bytes_(bytes) {}
     Result<void> take_pages(std::uint64_t offset_bytes, std::span<const std::byte> pages) override {
         GM_TRY(allocate_file(file_, offset_bytes, pages.size()));
+        for (std::uint64_t at = 0; at < pages.size(); at += page_size_bytes) {
+            const auto page = pages.subspan(at, page_size_bytes);
+            if (is_zero_page(page)) continue;
+            ++summary_.data_pages;
+            sums_.add((offset_bytes + at) / page_size_bytes, page_sum(page));
+        }
         std::memcpy(bytes_.data() + offset_bytes, pages.data(), pages.size());
         return {};
     }
     Result<void> take_zeros(ImagePart) override { return {}; }
+    [[nodiscard]] ImageSummary summary() const {
+        return {.data_pages = summary_.data_pages, .sum_of_sums = sums_.value()};
+    }
 
 private:
     FdView file_;
     std::span<std::byte> bytes_;
+    ImageSummary summary_;
+    SumOfSums sums_;
 };
 
 }  // namespace
@@ -181,9 +193,10 @@ Result<void> Template::check_image(ImageMustBe image) const {
     if (image == ImageMustBe::whole || found.modified_ns == manifest_.image_changed_ns) return {};
     return Error{
         Errc::corrupt,
-        fmt::format("image: it was written {} ns after the template was made; copies keep the time by "
-                    "cp --preserve, and `guestmem template verify` finds what was written",
-                    found.modified_ns - manifest_.image_changed_ns)};
+        fmt::format(
+            "image: it was written at {} ns since 1970, and last by the template's maker at {}; copies keep "
+            "the time by cp --preserve, and `guestmem template verify` finds what was written",
+            found.modified_ns, manifest_.image_changed_ns)};
 }
 
 Result<std::shared_ptr<const Lease>> Template::lease() const {
@@ -242,8 +255,10 @@ Result<Fork> Template::map_fork() const {
     const Leases leases = GM_TRY(hold());
     Fork fork;
     fork.generation = GM_TRY(random_hex(16));
+    fork.of = manifest_.id;
+    std::size_t count_pieces = 0;
     for (const ImageRegion& region : manifest_.regions) {
-        auto memory = GM_TRY(map_region(region, leases));
+        auto memory = GM_TRY(map_region(region, leases, count_pieces));
         auto made = GM_TRY(Region::create({.name = region.name,
                                            .base = GuestAddress{region.guest_address},
                                            .kind = region.is_rom ? RegionKind::rom : RegionKind::ram,
@@ -253,8 +268,8 @@ Result<Fork> Template::map_fork() const {
     return fork;
 }
 
-Result<std::shared_ptr<const HostMemory>> Template::map_region(const ImageRegion& region,
-                                                               Leases leases) const {
+Result<std::shared_ptr<const HostMemory>> Template::map_region(const ImageRegion& region, Leases leases,
+                                                               std::size_t& count_pieces) const {
     const auto self = is_loaded_ ? shared_from_this() : nullptr;
     if (!parent_) {
         Fd image = GM_TRY(image_.duplicate());
@@ -266,7 +281,7 @@ Result<std::shared_ptr<const HostMemory>> Template::map_region(const ImageRegion
                                                             .align_bytes = alignment_of(region.size_bytes),
                                                             .reserve = MapReserve::later,
                                                             .known = known_image_}));
-        return with_holders({std::move(memory), self, std::move(leases)});
+        return with_holders({std::move(leases), self, std::move(memory)});
     }
     const std::vector<const Template*> all = layers();
     auto mapping = std::make_shared<Mapping>();
@@ -277,7 +292,6 @@ Result<std::shared_ptr<const HostMemory>> Template::map_region(const ImageRegion
                                                             .guard_bytes = page_size_bytes,
                                                             .align_bytes = alignment_of(region.size_bytes),
                                                             .reserve = MapReserve::later}));
-    std::size_t count_pieces = 0;
     const ImagePart whole{region.image_offset_bytes, region.size_bytes};
     GM_TRY(for_each_piece(all, whole, [&](std::size_t layer, ImagePart part) -> Result<void> {
         if (layer + 1 == all.size()) return {};
@@ -293,17 +307,17 @@ Result<std::shared_ptr<const HostMemory>> Template::map_region(const ImageRegion
     const std::span<std::byte> bytes = mapping->bytes();
     auto memory =
         GM_TRY(HostMemory::borrow(bytes, access_of(region), std::move(mapping), MapSharing::private_copy));
-    return with_holders({std::move(memory), nullptr, std::move(leases)});
+    return with_holders({std::move(leases), nullptr, std::move(memory)});
 }
 
-Result<void> Template::fill(FdView memory) const {
+Result<ImageSummary> Template::fill(FdView memory) const {
     const Mapping mapping = GM_TRY(Mapping::create(memory, manifest_.image_bytes, MapAccess::read_write));
     const auto source = GM_TRY(TemplateSource::open(shared_from_this()));
     IntoMapping sink{memory, mapping.bytes()};
     constexpr std::uint64_t step_bytes = std::uint64_t{64} << 20;
     for (std::uint64_t at = 0; at < manifest_.image_bytes; at += step_bytes)
         GM_TRY(source->fetch({at, std::min(step_bytes, manifest_.image_bytes - at)}, sink));
-    return {};
+    return sink.summary();
 }
 
 Result<void> Template::check_memory(const LoadOptions& options) const {
@@ -339,7 +353,7 @@ Result<std::shared_ptr<const Template>> Template::load(const LoadOptions& option
                                                           .huge_page_bytes = options.huge_page_bytes},
                                                          Sealing::none),
                                     context);
-    GM_TRY_CONTEXT(fill(loaded->image_), context);
+    const ImageSummary filled = GM_TRY_CONTEXT(fill(loaded->image_), context);
     GM_TRY_CONTEXT(seal_content(loaded->image_), context);
     loaded->folder_ = folder_;
     loaded->opened_ = GM_TRY_CONTEXT(opened_.duplicate(), context);
@@ -348,6 +362,8 @@ Result<std::shared_ptr<const Template>> Template::load(const LoadOptions& option
     loaded->manifest_.encoding = ImageEncoding::raw;
     loaded->manifest_.stored_bytes = manifest_.image_bytes;
     loaded->manifest_.chunks_sum = 0;
+    loaded->manifest_.data_pages = filled.data_pages;
+    loaded->manifest_.sum_of_sums = filled.sum_of_sums;
     loaded->known_image_ = {.size_bytes = manifest_.image_bytes, .page_bytes = unit};
     loaded->is_loaded_ = true;
     return std::shared_ptr<const Template>{loaded};

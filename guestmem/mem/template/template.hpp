@@ -25,10 +25,11 @@
 /// maps the image privately: it reads the image's pages and keeps its own writes; or it gets the pages as copies, at
 /// once or when they are touched (restore.hpp). A difference has the pages that are not its parent's: the templates of
 /// such a chain are its layers.
-/// Contract: open() takes a folder of this user or of root that nobody else can write, whose manifest checks out.
+/// Contract: open() takes a folder of this user or of root that nobody else can write, whose manifest checks out; root
+/// takes those of all users, who can change what root's forks read.
 /// fork() takes an image that was not written since the manifest was. A template that is open for forks cannot be
-/// removed: a lease in its folder says so, until the last fork is gone or its process is dead. load() gives a copy in
-/// memory that nobody can write, whose forks need no file.
+/// removed: a lease in its folder says so, until the Template and the last fork are gone or their process is dead.
+/// load() gives a copy in memory that nobody can write, whose forks need no file.
 /// Threads: any; a Template is immutable.
 /// Lifetime: forks keep what they need of the template.
 /// Cost: a fork is a mapping for each region, whatever their size; pages are not touched.
@@ -43,7 +44,7 @@ namespace guestmem {
 
 /// A chain of differences is at most so long: each page may be in any of them.
 inline constexpr std::size_t max_template_layers = 64;
-/// What one fork of a chain maps at most: the kernel has 65530 mappings for all of a process.
+/// What one fork of a chain maps at most, each with up to two mappings: the kernel has 65530 for all of a process.
 inline constexpr std::size_t max_fork_pieces = 16384;
 
 struct LoadOptions {
@@ -111,9 +112,10 @@ private:
     [[nodiscard]] Result<Fork> map_fork() const;
     [[nodiscard]] Result<void> watch_writes(Fork& fork) const;
     [[nodiscard]] Result<std::shared_ptr<const HostMemory>> map_region(const ImageRegion& region,
-                                                                       Leases leases) const;
+                                                                       Leases leases,
+                                                                       std::size_t& count_pieces) const;
     [[nodiscard]] Result<void> check_memory(const LoadOptions& options) const;
-    [[nodiscard]] Result<void> fill(FdView memory) const;
+    [[nodiscard]] Result<ImageSummary> fill(FdView memory) const;
 
     std::string folder_;
     Fd opened_;
