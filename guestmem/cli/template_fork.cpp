@@ -21,9 +21,10 @@
 #include "guestmem/cli/template_store.hpp"
 #include "guestmem/mem/backends/size_text.hpp"
 #include "guestmem/mem/backends/usage.hpp"
-#include "guestmem/mem/layout.hpp"
 #include "guestmem/mem/paging/remote_source.hpp"
 #include "guestmem/mem/template/template.hpp"
+#include "guestmem/sys/host.hpp"
+#include "guestmem/sys/process_memory.hpp"
 
 namespace guestmem::cli {
 namespace {
@@ -101,42 +102,51 @@ Result<void> wait_until_filled(const Options& options, const Made& made) {
     return {};
 }
 
-Result<MemoryUsage> usage_of_fork(const Fork& fork) {
-    Layout layout;
-    for (const auto& region : fork.regions) layout.add(region);
-    const auto map = GM_TRY(std::move(layout).freeze());
-    return usage_of(*map);
+MemoryUsage usage_of_fork(const Fork& fork, std::span<const ProcessMapping> mappings) {
+    std::vector<HostRange> ranges;
+    for (const auto& region : fork.regions)
+        ranges.push_back(
+            {reinterpret_cast<std::uintptr_t>(region->host_base()), region->range().size_bytes()});
+    return usage_of(ranges, mappings);
+}
+
+void print_line(const Fork& fork, const MemoryUsage& usage, bool json) {
+    const PagerCounters counters = fork.pager ? fork.pager->counters() : PagerCounters{};
+    if (json)
+        return print(nlohmann::json{{"generation", fork.generation},
+                                    {"mapped_bytes", usage.mapped_bytes},
+                                    {"shared_bytes", usage.shared_bytes},
+                                    {"private_bytes", usage.private_bytes},
+                                    {"untouched_bytes", usage.untouched_bytes()},
+                                    {"proportional_bytes", usage.proportional_bytes},
+                                    {"faults", counters.faults},
+                                    {"pages_ahead", counters.pages_ahead}}
+                         .dump() +
+                     "\n");
+    print(fmt::format("{:<34} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8}\n", fork.generation,
+                      format_qemu_size(usage.mapped_bytes), format_qemu_size(usage.shared_bytes),
+                      format_qemu_size(usage.private_bytes), format_qemu_size(usage.untouched_bytes()),
+                      format_qemu_size(usage.proportional_bytes), counters.faults));
 }
 
 Result<void> print_bill(const Made& made, bool json) {
+    const ProcessFaults faults = GM_TRY(process_faults(own_process()));
+    const std::vector<ProcessMapping> mappings = GM_TRY(own_mappings());
     MemoryUsage all;
     if (!json)
-        print(fmt::format("{:<34} {:>8} {:>8} {:>8} {:>8}\n", "GENERATION", "MAPPED", "SHARED", "PRIVATE",
-                          "UNTOUCHED"));
+        print(fmt::format("{:<34} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8}\n", "GENERATION", "MAPPED", "SHARED",
+                          "PRIVATE", "UNTOUCHED", "PSS", "FAULTS"));
     for (const Fork& fork : made.forks) {
-        const MemoryUsage usage = GM_TRY(usage_of_fork(fork));
+        const MemoryUsage usage = usage_of_fork(fork, mappings);
         all.add(usage);
-        if (json)
-            print(nlohmann::json{{"generation", fork.generation},
-                                 {"mapped_bytes", usage.mapped_bytes},
-                                 {"shared_bytes", usage.shared_bytes},
-                                 {"private_bytes", usage.private_bytes},
-                                 {"untouched_bytes", usage.untouched_bytes()},
-                                 {"faults", fork.pager ? fork.pager->counters().faults : 0},
-                                 {"pages_ahead", fork.pager ? fork.pager->counters().pages_ahead : 0}}
-                      .dump() +
-                  "\n");
-        else
-            print(fmt::format("{:<34} {:>8} {:>8} {:>8} {:>8}\n", fork.generation,
-                              format_qemu_size(usage.mapped_bytes), format_qemu_size(usage.shared_bytes),
-                              format_qemu_size(usage.private_bytes),
-                              format_qemu_size(usage.untouched_bytes())));
+        print_line(fork, usage, json);
     }
     const double each_us =
         std::chrono::duration<double, std::micro>(made.time).count() / static_cast<double>(made.forks.size());
     if (!json)
-        print(fmt::format("{} forks in {:.1f} us each, {} private in all\n", made.forks.size(), each_us,
-                          format_qemu_size(all.private_bytes)));
+        print(fmt::format("{} forks in {:.1f} us each, {} private in all; {} page faults of this process\n",
+                          made.forks.size(), each_us, format_qemu_size(all.private_bytes),
+                          faults.minor + faults.major));
     return {};
 }
 
@@ -198,6 +208,7 @@ Action describe_template_fork(CLI::App& app) {
         "QEMUs instead, each going on from the template, and waits until they end. Their command line is that of the\n"
         "QEMU from which the template was made, but without its memory backend; {index} and {generation} in it stand\n"
         "for those of each fork. docs/guide/templates.md has more.\n"
+        "FAULTS are touches that waited for a page of a lazy fork; `guestmem template show --live` has more.\n"
         "Exit codes: 0 done, 1 it cannot be forked, or a QEMU ended with an error, 2 wrong words,\n"
         "3 pages did not come within the patience.");
     app.add_option("NAME", options->name, "A template in the store, or the path of its folder");

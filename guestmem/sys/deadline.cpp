@@ -39,6 +39,12 @@ std::chrono::milliseconds Deadline::left() const {
     return std::max(left, std::chrono::milliseconds{0});
 }
 
+void Deadline::extend(std::chrono::steady_clock::duration by) {
+    using Duration = std::chrono::steady_clock::duration;
+    const auto latest = std::chrono::steady_clock::now() + farthest;
+    at_ = std::max(at_, std::min(at_ + std::clamp<Duration>(by, Duration::zero(), farthest), latest));
+}
+
 Result<bool> wait_readable(FdView fd, const Deadline& deadline) { return wait_for(fd, POLLIN, deadline); }
 Result<bool> wait_writable(FdView fd, const Deadline& deadline) { return wait_for(fd, POLLOUT, deadline); }
 

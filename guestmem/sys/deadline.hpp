@@ -10,6 +10,7 @@
 ///
 /// Concepts: a Deadline is a moment of the monotonic clock. Who reads a message in many pieces waits for each of them
 /// until the same moment, so that a byte a second does not make the whole last for ever.
+/// What the waiting side does between two waits can be given back to the other side: extend().
 /// Contract: signals that interrupt a wait do not make it longer. A hang-up counts as readable and as writable.
 /// Threads: any.
 /// Example:
@@ -30,6 +31,9 @@ public:
     /// Rounded up, and never below 0.
     [[nodiscard]] std::chrono::milliseconds left() const;
     [[nodiscard]] bool has_passed() const { return left().count() == 0; }
+
+    /// Later by so much, `farthest` from here at most; never earlier. For time that went by on the waiting side.
+    void extend(std::chrono::steady_clock::duration by);
 
 private:
     std::chrono::steady_clock::time_point at_;

@@ -34,6 +34,28 @@ TEST(Deadline, TheLongestWaitsDoNotWrap) {
     EXPECT_TRUE(Deadline{std::chrono::milliseconds::min()}.has_passed());
 }
 
+TEST(Deadline, IsExtendedAndNeverShortened) {
+    Deadline deadline{1h};
+    deadline.extend(1h);
+    EXPECT_GT(deadline.left(), 119min);
+    EXPECT_LE(deadline.left(), 2h);
+    deadline.extend(-1h);
+    EXPECT_GT(deadline.left(), 119min);
+    for (int again = 0; again < 10; ++again) deadline.extend(Clock::duration::max());
+    EXPECT_GT(deadline.left(), Deadline::farthest - 1h);
+    EXPECT_LE(deadline.left(), Deadline::farthest);
+    deadline.extend(Clock::duration::min());
+    EXPECT_GT(deadline.left(), Deadline::farthest - 1h);
+}
+
+TEST(Deadline, ThatHasPassedIsExtendedFromItsMoment) {
+    Deadline passed{-2h};
+    passed.extend(1h);
+    EXPECT_TRUE(passed.has_passed());
+    passed.extend(2h);
+    EXPECT_FALSE(passed.has_passed());
+}
+
 TEST(Deadline, SaysWhatIsReadyEvenWhenItHasPassed) {
     const auto [left, right] = UnixStream::pair().value();
     EXPECT_TRUE(*wait_writable(left.view(), Deadline{0ms}));

@@ -67,6 +67,10 @@ Result<void> populate_read(std::span<std::byte> bytes) {
     return call(bytes, {.advice = MADV_POPULATE_READ, .name = "populate for reading"});
 }
 
+void unlock_pages(std::span<std::byte> bytes) noexcept {
+    if (!bytes.empty()) static_cast<void>(::munlock(bytes.data(), bytes.size()));
+}
+
 Result<void> discard_pages(std::span<std::byte> bytes) {
     return call(bytes, {.advice = MADV_DONTNEED, .name = "discard pages", .is_destructive = true});
 }

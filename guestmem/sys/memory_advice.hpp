@@ -46,6 +46,9 @@ enum class Advice : std::uint8_t {
 /// MADV_DONTNEED: private memory is zeros (or the file's bytes) at the next touch; shared memory only leaves our page
 /// tables. Whole pages, huge ones where the mapping has them.
 [[nodiscard]] Result<void> discard_pages(std::span<std::byte> bytes);
+/// munlock(2): locked pages may go, which mlockall(2) has locked in the first place. Where it fails discard_pages() is
+/// refused; it is not failed by faults.hpp, as all that releases.
+void unlock_pages(std::span<std::byte> bytes) noexcept;
 /// MADV_REMOVE: a hole in the file behind shared, writable memory: zeros for all who have it. Whole pages.
 [[nodiscard]] Result<void> remove_pages(std::span<std::byte> bytes);
 

@@ -241,6 +241,18 @@ TEST(DiscardPages, TakesWholePagesOnly) {
     EXPECT_EQ(for_each_fault([&] { return discard_pages(bytes_of(pages)); }), 1U);
 }
 
+TEST(UnlockPages, LetsLockedPagesBeDiscarded) {
+    if (is_emulated()) GTEST_SKIP() << "SKIPPED: madvise(2) is emulated";
+    const GuestPages pages{2};
+    pages.page(0)[0] = std::byte{9};
+    if (::mlock(pages.data(), pages.size_bytes()) != 0) GTEST_SKIP() << "SKIPPED: no pages may be locked";
+    EXPECT_EQ(discard_pages(bytes_of(pages)).error().code(), Errc::invalid_argument);
+    unlock_pages(bytes_of(pages));
+    unlock_pages({});
+    EXPECT_TRUE(discard_pages(bytes_of(pages)));
+    EXPECT_EQ(pages.page(0)[0], std::byte{0});
+}
+
 TEST(RemovePages, AreAHoleInTheFileForAll) {
     if (is_emulated()) GTEST_SKIP() << "SKIPPED: madvise(2) is emulated";
     const Fd file{::memfd_create("removed", MFD_CLOEXEC)};

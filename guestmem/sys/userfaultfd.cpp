@@ -98,7 +98,10 @@ Result<PagesGiven> give_all(std::span<const std::byte> pages, const char* what, 
         std::int64_t answer = 0;
         const auto left = pages.subspan(given.done_bytes);
         const int status = request(given.done_bytes, left.size(), answer);
-        if (!GM_TRY(account(status, answer, left, what, given))) break;
+        const auto goes_on = account(status, answer, left, what, given);
+        // What was done has to be known; who goes on behind it meets the error again.
+        if (!goes_on && given.done_bytes == 0) return goes_on.error();
+        if (!goes_on || !*goes_on) break;
     }
     return given;
 }

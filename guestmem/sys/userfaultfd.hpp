@@ -45,7 +45,8 @@ struct FaultEvent {
     std::span<std::byte> bytes = {};  ///< whole pages; one page for a fault
 };
 
-/// How far giving pages came.
+/// How far giving pages came. Less than all without an interruption: an error stopped it there, which the next call,
+/// for what is left, meets again.
 struct PagesGiven {
     std::uint64_t done_bytes = 0;   ///< from the first on: given, or there before
     std::uint64_t given_bytes = 0;  ///< of these: given by this call

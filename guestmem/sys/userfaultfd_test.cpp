@@ -115,6 +115,19 @@ TEST_F(UserFaults, CopiesPassOverPagesThatAreThere) {
     EXPECT_EQ(none.given_bytes, 0U);
 }
 
+TEST_F(UserFaults, WhatWasGivenBeforeAnErrorIsKnown) {
+    ASSERT_TRUE(faults.zero_pages(pages(2, 1)));
+    const FaultInjector injector{1, {.only = SysCall::ioctl, .os_error = EIO, .repeat = 100}};
+    const auto given = faults.copy_pages(bytes().data(), filled(8, 5));
+    ASSERT_TRUE(given) << given.error().message();
+    EXPECT_EQ(given->done_bytes, 2 * page);
+    EXPECT_EQ(given->given_bytes, 2 * page);
+    EXPECT_FALSE(given->is_interrupted);
+    const auto rest = faults.copy_pages(pages(2, 6).data(), filled(6, 5));
+    ASSERT_FALSE(rest);
+    EXPECT_EQ(rest.error().os_error(), EIO);
+}
+
 TEST_F(UserFaults, NothingIsGivenUntilARemovalHasBeenRead) {
     ASSERT_TRUE(faults.copy_pages(bytes().data(), filled(4, 5)));
     std::atomic<bool> is_gone{false};

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 #include <variant>
@@ -13,6 +14,18 @@ namespace {
 Error unexpected_end(bool is_stream) {
     if (is_stream) return Error{Errc::corrupt, "it ends in the middle"};
     return Error{Errc::unavailable, ECONNRESET, "it has closed the connection"};
+}
+
+bool has_more_than(const HelloFrame& hello, const JoinFrame& asked) {
+    return (hello.has_zstd && !asked.has_zstd) || (hello.description_bytes > 0 && !asked.wants_description) ||
+           (hello.state_bytes > 0 && !asked.wants_state);
+}
+
+std::chrono::milliseconds time_for_state(std::chrono::milliseconds patience, std::uint64_t state_bytes) {
+    constexpr std::uint64_t ms_per_s = 1000;
+    // The longest patience with a state's time on top is still a number of milliseconds.
+    return std::min<std::chrono::milliseconds>(patience, Deadline::farthest) +
+           std::chrono::milliseconds{state_bytes * ms_per_s / min_state_rate_bytes};
 }
 
 }  // namespace
@@ -76,9 +89,11 @@ Result<PageFrame> PageReceiver::wait_frame(FdView fd, const Deadline& deadline) 
     }
 }
 
-Result<void> PageReceiver::take_hello(const PageFrame& frame) {
+Result<void> PageReceiver::take_hello(const PageFrame& frame, const std::optional<JoinFrame>& asked) {
     const auto* const hello = std::get_if<HelloFrame>(&frame);
     if (hello == nullptr) return Error{Errc::corrupt, "it begins without a greeting"};
+    if (asked && has_more_than(*hello, *asked))
+        return Error{Errc::corrupt, "its greeting has what was not asked for"};
     if (options_.expected_id && *options_.expected_id != hello->id)
         return Error{Errc::invalid_argument,
                      fmt::format("it has the pages of {}; those of {} are wanted", to_string(hello->id),
@@ -94,28 +109,29 @@ Result<void> PageReceiver::take_hello(const PageFrame& frame) {
     return {};
 }
 
-Result<void> PageReceiver::take_blobs(FdView fd, const Deadline& deadline) {
-    constexpr std::uint64_t ms_per_s = 1000;
-    const Deadline state_deadline{
-        options_.patience +
-        std::chrono::milliseconds{greeting_.state_bytes * ms_per_s / min_state_rate_bytes}};
+Result<void> PageReceiver::take_blobs(FdView fd, Deadline deadline) {
     bool has_state = false;
     while (!parser_.has_greeting()) {
-        const PageFrame frame = GM_TRY(wait_frame(fd, has_state ? state_deadline : deadline));
+        const PageFrame frame = GM_TRY(wait_frame(fd, deadline));
         if (const auto* const text = std::get_if<DescriptionFrame>(&frame))
             greeting_.description.append(reinterpret_cast<const char*>(text->bytes.data()),
                                          text->bytes.size());
         const auto* const state = std::get_if<StateFrame>(&frame);
-        has_state = has_state || state != nullptr;
-        if (state != nullptr && options_.take_state)
-            GM_TRY_CONTEXT(options_.take_state(state->bytes), fmt::format("{}: keep its state", from_));
+        if (state == nullptr) continue;
+        if (!std::exchange(has_state, true))
+            deadline = Deadline{time_for_state(options_.patience, greeting_.state_bytes)};
+        if (!options_.take_state) continue;
+        const auto begin = std::chrono::steady_clock::now();
+        GM_TRY_CONTEXT(options_.take_state(state->bytes), fmt::format("{}: keep its state", from_));
+        deadline.extend(std::chrono::steady_clock::now() - begin);
     }
     return {};
 }
 
-Result<void> PageReceiver::read_greeting(FdView fd, const Deadline& deadline) {
+Result<void> PageReceiver::read_greeting(FdView fd, const Deadline& deadline,
+                                         const std::optional<JoinFrame>& asked) {
     const PageFrame frame = GM_TRY(wait_frame(fd, deadline));
-    auto taken = take_hello(frame);
+    auto taken = take_hello(frame, asked);
     if (!taken) return fail(std::move(taken).error());
     return take_blobs(fd, deadline);
 }

@@ -20,10 +20,11 @@
 /// Concepts: who receives reads until a deadline, puts frames together, and asks a judge before pages go on. The sums
 /// in frames find what hardware does; a judge with sums of its own, such as a template's, finds a sender that lies.
 /// Contract: the first error of the other side stays: each later call is that error. A read ends at its deadline, also
-/// when a byte comes now and then. The other side may be hostile.
+/// when a byte comes now and then; what take_state takes of its time moves it by so much. A greeting with what was not
+/// asked for is refused before more of it is read. The other side may be hostile.
 /// Threads: one at a time.
 /// Limits: see FrameParser; a description is held whole, a state is handed on in pieces. A state has the patience and a
-/// second for each min_state_rate_bytes.
+/// second for each min_state_rate_bytes: who asks a stranger for one waits 256 s more at most.
 /// Known holes: descriptors that ride on a socket's bytes are closed by the kernel, unseen; a last close that waits
 /// (SO_LINGER, a file of a FUSE server) makes the read wait, past the deadline.
 
@@ -48,7 +49,7 @@ public:
 inline constexpr std::uint64_t min_state_rate_bytes = std::uint64_t{16} << 20;
 
 struct ReceiveOptions {
-    /// How long one call may take: a fetch, and the greeting without its state.
+    /// How long the other side has for one call: a fetch, and the greeting without its state. None is too long.
     std::chrono::milliseconds patience{2000};
     std::uint64_t max_image_bytes = max_paged_image_bytes;
     std::optional<ImageId> expected_id = {};
@@ -76,8 +77,9 @@ public:
           from_(std::move(from)),
           options_(std::move(options)) {}
 
-    /// Reads hello, description and state.
-    [[nodiscard]] Result<void> read_greeting(FdView fd, const Deadline& deadline);
+    /// Reads hello, description and state; when there was a question, no more than it asked for.
+    [[nodiscard]] Result<void> read_greeting(FdView fd, const Deadline& deadline,
+                                             const std::optional<JoinFrame>& asked = {});
     [[nodiscard]] const Greeting& greeting() const { return greeting_; }
     [[nodiscard]] const ReceiveOptions& options() const { return options_; }
 
@@ -98,8 +100,8 @@ public:
     [[nodiscard]] const std::optional<Error>& failed() const { return failed_; }
 
 private:
-    [[nodiscard]] Result<void> take_hello(const PageFrame& frame);
-    [[nodiscard]] Result<void> take_blobs(FdView fd, const Deadline& deadline);
+    [[nodiscard]] Result<void> take_hello(const PageFrame& frame, const std::optional<JoinFrame>& asked);
+    [[nodiscard]] Result<void> take_blobs(FdView fd, Deadline deadline);
 
     FrameParser parser_;
     bool is_stream_;

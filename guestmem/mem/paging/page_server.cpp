@@ -93,6 +93,7 @@ private:
 
 struct Client {
     UnixStream stream;
+    std::uint32_t user = 0;
     EventSource source;
     FrameParser parser{FrameFlow::from_client};
     std::optional<GreetingWriter> greeting;
@@ -145,7 +146,7 @@ struct PageServer::State {
     std::list<Client> clients;
 
     void accept_one();
-    [[nodiscard]] Result<void> check_client(const UnixStream& stream) const;
+    [[nodiscard]] Result<std::uint32_t> check_client(const UnixStream& stream) const;
     void refuse(UnixStream stream, const Error& error);
     void serve(Client& client, IoEvents events);
     [[nodiscard]] bool receive(Client& client);
@@ -156,16 +157,20 @@ struct PageServer::State {
     [[nodiscard]] bool flush(Client& client);
     [[nodiscard]] bool set_events(Client& client);
     void say_error(Client& client, const Error& error);
+    void close_with(Client& client, const Error& error);
     void sweep();
+    void close_all();
     void keep_house();
     bool start_accepting();
     bool start_housekeeping();
 };
 
-Result<void> PageServer::State::check_client(const UnixStream& stream) const {
+/// The client's user.
+Result<std::uint32_t> PageServer::State::check_client(const UnixStream& stream) const {
     const PeerCredentials who = GM_TRY(stream.peer());
     // With a group the kernel has asked for the permission to write the socket's file, all groups considered.
-    if (!options.group && who.uid != 0 && who.uid != own_user())
+    const bool is_member = who.uid != 0 && who.uid != own_user();
+    if (is_member && !options.group)
         return Error{Errc::permission_denied, EACCES,
                      fmt::format("these pages are served to user {} and root; the caller is user {}",
                                  own_user(), who.uid)};
@@ -173,7 +178,14 @@ Result<void> PageServer::State::check_client(const UnixStream& stream) const {
         return Error{
             Errc::exhausted, EUSERS,
             fmt::format("{} clients are connected, which is the limit; try again later", max_page_clients)};
-    return {};
+    const auto is_theirs = [&](const Client& client) { return client.user == who.uid; };
+    if (is_member &&
+        static_cast<std::size_t>(std::ranges::count_if(clients, is_theirs)) >= max_clients_of_member)
+        return Error{Errc::exhausted, EUSERS,
+                     fmt::format("user {} has {} clients connected, which is the limit for one member of the "
+                                 "group; close some first",
+                                 who.uid, max_clients_of_member)};
+    return who.uid;
 }
 
 void PageServer::State::refuse(UnixStream stream, const Error& error) {
@@ -196,10 +208,11 @@ void PageServer::State::accept_one() {
     if (!*accepted) return;
     start_housekeeping();
     UnixStream stream = std::move(**accepted);
-    if (const auto checked = check_client(stream); !checked)
-        return refuse(std::move(stream), checked.error());
+    const auto user = check_client(stream);
+    if (!user) return refuse(std::move(stream), user.error());
     Client& client = clients.emplace_back();
     client.stream = std::move(stream);
+    client.user = *user;
     auto source = loop->add_io(
         client.stream.view(), IoEvents::readable, [this, &client](IoEvents events) { serve(client, events); },
         Turn::late);
@@ -239,8 +252,8 @@ bool PageServer::State::receive(Client& client) {
     if (!seen) return false;
     if (!*seen) return true;
     if ((*seen)->has_fds) {
-        ++counts.dropped_clients;
-        return false;
+        say_error(client, Error{Errc::invalid_argument, "descriptors are not taken here"});
+        return true;
     }
     if ((*seen)->count_bytes > 0) {
         const auto received = client.stream.receive(room.first((*seen)->count_bytes));
@@ -280,6 +293,10 @@ void PageServer::State::take_frame(Client& client, const PageFrame& frame) {
 
 void PageServer::State::say_error(Client& client, const Error& error) {
     ++counts.dropped_clients;
+    close_with(client, error);
+}
+
+void PageServer::State::close_with(Client& client, const Error& error) {
     client.requests.clear();
     client.closes_when_sent = true;
     append_frame(client.out, to_error_frame(error));
@@ -293,7 +310,8 @@ void PageServer::State::produce(Client& client) {
         client.greeting->is_done() ? append_piece(client) : client.greeting->append_next(client.out);
     if (appended) return;
     client.out.clear();
-    say_error(client, appended.error());
+    ++counts.source_errors;
+    close_with(client, appended.error());
 }
 
 Result<void> PageServer::State::append_piece(Client& client) {
@@ -315,7 +333,6 @@ Result<void> PageServer::State::append_piece(Client& client) {
     if (request.part.size_bytes > 0) return {};
     append_frame(client.out, DoneFrame{request.number});
     client.requests.pop_front();
-    client.window_bytes = max_piece_bytes;
     return {};
 }
 
@@ -342,12 +359,26 @@ void PageServer::State::sweep() {
     }
 }
 
+/// Closes all through the undertaker: what they sent and nobody read may have descriptors whose close waits.
+void PageServer::State::close_all() {
+    // A listener's close frees what waits in its backlog, so that is taken first. Bounded: others may keep coming.
+    constexpr int max_backlog = 256;
+    for (int taken = 0; taken < max_backlog; ++taken) {
+        auto accepted = listener.accept();
+        if (!accepted || !*accepted) break;
+        undertaker->bury(std::move(**accepted));
+    }
+    for (Client& client : clients) client.is_gone = true;
+    sweep();
+}
+
 void PageServer::State::keep_house() {
     for (Client& client : clients) {
         client.quiet_ms = is_waited_for(client) ? client.quiet_ms + housekeeping_ms : 0;
         const std::uint64_t limit_ms = client.greeting ? options.stall_timeout_ms : options.join_timeout_ms;
         if (client.quiet_ms <= limit_ms) continue;
-        ++counts.dropped_clients;
+        // One that was told why it is closed is counted already.
+        if (!client.closes_when_sent) ++counts.dropped_clients;
         client.is_gone = true;
     }
     sweep();
@@ -372,8 +403,15 @@ bool PageServer::State::start_housekeeping() {
 
 PageServer::PageServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
 PageServer::PageServer(PageServer&&) noexcept = default;
-PageServer& PageServer::operator=(PageServer&&) noexcept = default;
-PageServer::~PageServer() = default;
+PageServer& PageServer::operator=(PageServer&& other) noexcept {
+    if (this == &other) return *this;
+    if (state_) state_->close_all();
+    state_ = std::move(other.state_);
+    return *this;
+}
+PageServer::~PageServer() {
+    if (state_) state_->close_all();
+}
 
 std::size_t PageServer::count_clients() const { return state_->clients.size(); }
 PageServerCounts PageServer::counts() const { return state_->counts; }

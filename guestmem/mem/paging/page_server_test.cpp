@@ -23,6 +23,7 @@
 #include "guestmem/mem/paging/remote_source.hpp"
 #include "guestmem/mem/paging/testing/memory_pages.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
+#include "guestmem/sys/testing/lingering_socket.hpp"
 #include "guestmem/sys/testing/loop_thread.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
 #include "guestmem/sys/unix_socket.hpp"
@@ -35,6 +36,7 @@ using Clock = std::chrono::steady_clock;
 using testing::eventually;
 using testing::for_each_fault;
 using ::testing::HasSubstr;
+using testing::LingeringSocket;
 using testing::LoopThread;
 using testing::MemorySink;
 using testing::MemorySource;
@@ -359,14 +361,60 @@ TEST_F(PageServing, ABrokenProtocolIsSaidAndCloses) {
     expect_served();
 }
 
-TEST_F(PageServing, AClientThatSendsDescriptorsIsClosed) {
+TEST_F(PageServing, AClientThatSendsDescriptorsIsToldWhyAndClosed) {
     start();
-    HandClient client{path()};
-    const std::array fds{client.stream().view()};
-    ASSERT_TRUE(client.stream().send(bytes_of(JoinFrame{}), fds));
-    EXPECT_EQ(client.next(), std::nullopt);
+    for (const bool has_joined : {false, true}) {
+        HandClient client{path()};
+        if (has_joined) {
+            client.send(bytes_of(JoinFrame{}));
+            EXPECT_TRUE(client.next());
+        }
+        const std::array fds{client.stream().view()};
+        const RequestFrame request{.number = 1, .part = {0, page_size_bytes}};
+        ASSERT_TRUE(client.stream().send(has_joined ? bytes_of(request) : bytes_of(JoinFrame{}), fds));
+        EXPECT_EQ(client.last_word(), Errc::invalid_argument);
+    }
     EXPECT_TRUE(eventually([&] { return count_clients() == 0; }));
+    EXPECT_EQ(counts().dropped_clients, 2U);
     expect_served();
+}
+
+TEST_F(PageServing, ItsEndDoesNotWaitForADescriptorThatNobodyRead) {
+    enum class End : std::uint8_t { of_a_client, of_one_in_the_backlog, by_another_in_its_place };
+    for (const End end : {End::of_a_client, End::of_one_in_the_backlog, End::by_another_in_its_place}) {
+        start();
+        LingeringSocket slow;
+        std::optional<HandClient> client;
+        if (end != End::of_one_in_the_backlog) {
+            client.emplace(path());
+            EXPECT_TRUE(eventually([&] { return count_clients() == 1; }));
+        }
+        const auto took = loop_.call([&](EventLoop& loop) {
+            if (!client) client.emplace(path());
+            slow.give_to(client->stream(), bytes_of(JoinFrame{}));
+            auto other = PageServer::create(loop, image_, {.path = folder_.path_of("other")}).value();
+            const auto begin = Clock::now();
+            end == End::by_another_in_its_place ? void(*server_ = std::move(other)) : server_.reset();
+            return Clock::now() - begin;
+        });
+        EXPECT_LT(took, LingeringSocket::time / 2) << "end " << static_cast<int>(end);
+    }
+    EXPECT_TRUE(RemoteSource::connect(folder_.path_of("other"))) << "the one in its place serves";
+}
+
+TEST_F(PageServing, RunsOfZerosStayLargePiecesFromRequestToRequest) {
+    MemorySource zeros{PageBytes(64 * max_piece_bytes)};
+    auto server =
+        loop_.call([&](EventLoop& loop) { return PageServer::create(loop, zeros, {.path = path()}); });
+    ASSERT_TRUE(server);
+    const auto source = connect();
+    MemorySink sink{zeros.image.size()};
+    constexpr std::uint64_t step_bytes = 4 * max_piece_bytes;
+    for (std::uint64_t at = 0; at < zeros.image.size(); at += step_bytes)
+        ASSERT_TRUE(source->fetch({at, step_bytes}, sink));
+    EXPECT_TRUE(sink.has_each_once());
+    EXPECT_EQ(zeros.count_fetches, 3U + 15U) << "pieces of 1, 2 and 1 units; then each request is one";
+    loop_.call([&](EventLoop&) { server = Error{Errc::io, "gone"}; });
 }
 
 TEST_F(PageServing, ClientsThatComeAndGoLeaveNothing) {
@@ -402,6 +450,8 @@ TEST_F(PageServing, AFailedSourceIsSaidAndAnotherClientIsServed) {
     EXPECT_EQ(failed.error().code(), Errc::io);
     EXPECT_THAT(failed.error().message(), HasSubstr("the disk is gone"));
     EXPECT_TRUE(good->fetch({page_size_bytes, page_size_bytes}, sink));
+    EXPECT_EQ(counts().source_errors, 1U);
+    EXPECT_EQ(counts().dropped_clients, 0U) << "it is not what the client did";
     loop_.call([&](EventLoop&) { image_.fails_at.reset(); });
 }
 
@@ -451,6 +501,39 @@ TEST_F(PageServing, ServesItsOwnUserRootAndAGroup) {
     start({.group = group});
     EXPECT_EQ(as_user(other, {}, path()), 2);
     EXPECT_EQ(as_user(other, {group}, path()), 0);
+}
+
+/// How many connections a process of that user and group holds at once before one is refused; -1 when not for this.
+int most_connections(uid_t user, gid_t group, const std::string& path) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        if (::setgroups(1, &group) != 0 || ::setgid(user) != 0 || ::setuid(user) != 0) ::_exit(255);
+        std::vector<std::unique_ptr<RemoteSource>> sources;
+        for (;;) {
+            auto source = RemoteSource::connect(path, {.receive = {.patience = 10s}});
+            if (!source) ::_exit(source.error().code() == Errc::exhausted ? int(sources.size()) : 255);
+            sources.push_back(std::move(*source));
+        }
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) != 255 ? WEXITSTATUS(status) : -1;
+}
+
+TEST_F(PageServing, AMemberOfTheGroupHasAShareAndNotAll) {
+    if (::getuid() != 0) GTEST_SKIP() << "SKIPPED: only root becomes other users";
+    constexpr gid_t group = 23456;
+    ASSERT_EQ(::chmod(folder_.path().c_str(), 0755), 0);
+    start({.group = group});
+    std::vector<std::unique_ptr<RemoteSource>> own;
+    for (std::size_t i = 0; i <= max_clients_of_member; ++i) {
+        own.push_back(connect());
+        ASSERT_NE(own.back(), nullptr) << "the own user is no member";
+    }
+    for (const uid_t member : {12345U, 12346U, 12345U}) {
+        EXPECT_EQ(most_connections(member, group, path()), int(max_clients_of_member));
+        EXPECT_TRUE(eventually([&] { return count_clients() == own.size(); }));
+    }
 }
 
 TEST_F(PageServing, WhatCannotBeOfferedIsRefused) {

@@ -14,9 +14,13 @@
 /// pages has a sink; a source gives them to it, those that were asked for and others that came along. A source that
 /// pushes gives pages that nobody asked for, as they arrive.
 /// Contract: fetch() has given all wanted pages when it returns, or is an error, in a bounded time: a source that waits
-/// for somebody has a limit for it and names it. What it gives is what the image has: checked against the sums that the
-/// source knows; a page that does not fit is an error (corrupt) and is not given. After an error of a peer or a stream,
-/// each later call is that error. An error of the sink ends the call with it.
+/// for somebody has a limit for it and names it. Only one that pushes may return before: what is missing then arrives
+/// by itself. Its pages may be there already when nothing is readable yet: take_arrivals(), which does not block, is
+/// called once before arrivals() is waited for. One that cannot be asked gives pages in its own order: fetch() of it
+/// lasts until the wanted ones have passed, and who must not stand still meanwhile waits for arrivals() instead. What
+/// it gives is what the image has: checked against the sums that the source knows; a page that does not fit is an error
+/// (corrupt) and is not given. After an error of a peer or a stream, each later call is that error. An error of the
+/// sink ends the call with it.
 /// Threads: one at a time.
 /// Example:
 ///     GM_TRY(source.fetch({.offset_bytes = 0, .size_bytes = 65536}, sink));
@@ -61,6 +65,8 @@ public:
 
     /// Of a source that pushes: readable when pages have come. Not open: it gives what is asked for, nothing else.
     [[nodiscard]] virtual FdView arrivals() const { return {}; }
+    /// Whether fetch() makes pages come sooner than they would by themselves.
+    [[nodiscard]] virtual bool can_be_asked() const { return true; }
     /// Gives what has come so far, some of it at a time; false when nothing more will come by itself.
     [[nodiscard]] virtual Result<bool> take_arrivals(PageSink& sink) {
         static_cast<void>(sink);

@@ -10,6 +10,7 @@
 #include "guestmem/base/sizes.hpp"
 #include "guestmem/mem/paging/lazy_area.hpp"
 #include "guestmem/mem/paging/pager_work.hpp"
+#include "guestmem/sys/deadline.hpp"
 
 namespace guestmem {
 namespace {
@@ -44,6 +45,8 @@ Result<void> check_options(const PagerOptions& options) {
     for (const std::uint64_t page : options.ahead)
         if (page >= size / page_size_bytes)
             return bad_option(fmt::format("page {} to fetch ahead is outside the image", page));
+    if (options.patience <= std::chrono::milliseconds{0})
+        return bad_option(fmt::format("a patience of {} ms is none", options.patience.count()));
     if (options.is_recorded && (options.is_filled || !options.ahead.empty()))
         return bad_option("touches of pages that are fetched ahead cannot be recorded");
     return {};
@@ -53,6 +56,7 @@ Result<void> check_options(const PagerOptions& options) {
 
 Result<std::shared_ptr<Pager>> Pager::start(PagerOptions options) {
     GM_TRY(check_options(options));
+    options.patience = std::min<std::chrono::milliseconds>(options.patience, Deadline::farthest);
     auto work = std::make_unique<PagerWork>(std::move(options));
     GM_TRY(work->prepare());
     GM_TRY(work->launch());
@@ -60,7 +64,11 @@ Result<std::shared_ptr<Pager>> Pager::start(PagerOptions options) {
 }
 
 Pager::Pager(Key, std::unique_ptr<PagerWork> work) : work_(std::move(work)) {}
-Pager::~Pager() = default;
+Pager::~Pager() {
+    // A child has neither the thread nor the memory, and locks and lists as they were at the fork: all of it is left
+    // as it is. What it would stop watching is the parent's memory.
+    if (!work_->is_own()) static_cast<void>(work_.release());
+}
 
 std::size_t Pager::count_regions() const { return work_->areas().size(); }
 
@@ -92,7 +100,8 @@ Result<void> Pager::wait_until_filled(std::chrono::milliseconds timeout) const {
     const PagerWork::Shared& shared = work_->shared();
     std::unique_lock lock{shared.mutex};
     const bool is_over = shared.has_changed.wait_for(
-        lock, timeout, [&] { return shared.failure.has_value() || shared.count_open_areas == 0; });
+        lock, std::clamp<std::chrono::milliseconds>(timeout, -Deadline::farthest, Deadline::farthest),
+        [&] { return shared.failure.has_value() || shared.count_open_areas == 0; });
     if (shared.failure) return *shared.failure;
     if (is_over) return {};
     return Error{Errc::timed_out, fmt::format("lazy memory: it is not full after {} ms", timeout.count())};

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +22,7 @@
 #include "guestmem/base/check.hpp"
 #include "guestmem/mem/backends/testing/child.hpp"
 #include "guestmem/mem/backends/testing/host_pages.hpp"
+#include "guestmem/mem/paging/lazy_area.hpp"
 #include "guestmem/mem/paging/testing/lazy_memory.hpp"
 #include "guestmem/sys/faults.hpp"
 #include "guestmem/sys/memory_advice.hpp"
@@ -271,6 +273,44 @@ TEST_F(PagerTest, SaysWhenItIsNotFullInTime) {
     EXPECT_FALSE(pager->is_filled());
 }
 
+TEST_F(PagerTest, AsksForMoreAndMoreWhileOnlyZerosCome) {
+    constexpr std::uint64_t count = 16'384;
+    const auto source = std::make_shared<MadeUpSource>(count, [](ImagePart wanted, PageSink& sink) {
+        // One page of bytes in the middle of zeros.
+        if (common_part(wanted, part_of(8000, 1)).size_bytes == 0) return sink.take_zeros(wanted);
+        return MadeUpSource::give(wanted, sink);
+    });
+    PagerOptions options = with(source);
+    options.is_filled = true;
+    options.ahead_bytes = 16 * page;
+    begin(std::move(options));
+    ASSERT_TRUE(pager->wait_until_filled(20s));
+    constexpr std::uint64_t largest_pages = 1024;
+    std::uint64_t wanted_pages = 16;
+    for (const ImagePart& part : source->fetched()) {
+        EXPECT_EQ(part.size_bytes, std::min(wanted_pages * page, count * page - part.offset_bytes));
+        wanted_pages = common_part(part, part_of(8000, 1)).size_bytes != 0
+                           ? 16
+                           : std::min(2 * wanted_pages, largest_pages);
+    }
+    EXPECT_LT(source->fetched().size(), 50U);
+}
+
+TEST_F(PagerTest, HearsOfTouchesWhileItPassesOverALongWorkingSet) {
+    // All that is in it has come; there is a region to look at for each page.
+    constexpr std::uint64_t count = max_pager_regions;
+    PagerOptions options = with(std::make_shared<MadeUpSource>(count));
+    options.regions.clear();
+    for (std::uint64_t number = 0; number < count; ++number) options.regions.push_back(part_of(number, 1));
+    options.ahead = std::vector<std::uint64_t>(std::size_t{1} << 20, 0);
+    const auto bytes = begin(std::move(options));
+    EXPECT_EQ(look(bytes, 0), word_of(0));
+    const auto before = std::chrono::steady_clock::now();
+    const auto last = pager->memory(count - 1).value();
+    EXPECT_EQ(look(last->bytes(), 0), word_of(count - 1));
+    EXPECT_LT(std::chrono::steady_clock::now() - before, 500ms);
+}
+
 // ----------------------------------------------------------------------------------------------- recording
 
 TEST_F(PagerTest, RecordsTheOrderOfFirstTouches) {
@@ -366,6 +406,45 @@ TEST_F(PagerTest, APageThatIsRemovedWhileItIsWaitedForIsAnswered) {
 
 // ---------------------------------------------------------------------------------------- beginning, ending
 
+TEST_F(PagerTest, WaitsAsLongAsAnybodyCanSay) {
+    const auto source = std::make_shared<MadeUpSource>(64, [](ImagePart wanted, PageSink& sink) {
+        std::this_thread::sleep_for(50ms);
+        return MadeUpSource::give(wanted, sink);
+    });
+    PagerOptions options = with(source);
+    options.is_filled = true;
+    begin(std::move(options));
+    EXPECT_EQ(pager->wait_until_filled(std::chrono::milliseconds::min()).error().code(), Errc::timed_out);
+    EXPECT_TRUE(pager->wait_until_filled(std::chrono::milliseconds::max()));
+}
+
+TEST_F(PagerTest, ShowsTheImageAlsoWhereAllMemoryIsLocked) {
+    if (::geteuid() != 0) GTEST_SKIP() << "SKIPPED: only root can lock as much as it wants";
+    ASSERT_EQ(::mlockall(MCL_FUTURE), 0);
+    const auto bytes = begin(with(std::make_shared<MadeUpSource>(64)));
+    EXPECT_EQ(::munlockall(), 0);
+    for (std::uint64_t number = 0; number < 64; ++number)
+        EXPECT_EQ(look(bytes, number), word_of(number)) << number;
+    EXPECT_TRUE(pager->wait_until_filled(20s));
+}
+
+TEST_F(PagerTest, OfAChildThatDropsItStaysTheParents) {
+    const auto bytes = begin(with(std::make_shared<MadeUpSource>(64)));
+    EXPECT_EQ(look(bytes, 1), word_of(1));
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        ::alarm(20);
+        memory.reset();
+        pager.reset();
+        ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status)) << "it hangs";
+    for (std::uint64_t number = 0; number < 64; ++number) EXPECT_EQ(look(bytes, number), word_of(number));
+}
+
 TEST_F(PagerTest, OfBadOptionsIsAClearError) {
     const auto refusal = [](const std::function<void(PagerOptions&)>& change) {
         PagerOptions options = with(std::make_shared<MadeUpSource>(10));
@@ -390,6 +469,8 @@ TEST_F(PagerTest, OfBadOptionsIsAClearError) {
     EXPECT_THAT(refusal([](PagerOptions& o) { o.fetch_bytes = 2 * max_part_bytes; }),
                 HasSubstr("a fetch of"));
     EXPECT_THAT(refusal([](PagerOptions& o) { o.ahead_bytes = 4097; }), HasSubstr("a fetch ahead of 4097"));
+    EXPECT_THAT(refusal([](PagerOptions& o) { o.patience = 0ms; }), HasSubstr("a patience of 0 ms"));
+    EXPECT_EQ(refusal([](PagerOptions& o) { o.patience = std::chrono::milliseconds::max(); }), "taken");
     EXPECT_THAT(refusal([](PagerOptions& o) { o.ahead = {9, 10}; }), HasSubstr("page 10"));
     EXPECT_THAT(refusal([](PagerOptions& o) { o.is_recorded = o.is_filled = true; }), HasSubstr("recorded"));
     EXPECT_EQ(refusal([](PagerOptions& o) {
@@ -464,7 +545,7 @@ TEST_F(PagerTest, IsNotMadeWhateverFailsAndNothingIsLeft) {
                                             {SysCall::eventfd, 1U},
                                             {SysCall::ioctl, 3U},
                                             {SysCall::mmap, 4U},
-                                            {SysCall::madvise, 2U}})
+                                            {SysCall::madvise, 4U}})
         for (std::uint64_t nth = 0; nth < count_calls; ++nth) {
             PagerOptions options = with(std::make_shared<MadeUpSource>(4));
             options.regions = {part_of(0, 2), part_of(2, 2)};

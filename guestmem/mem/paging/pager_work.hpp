@@ -17,17 +17,21 @@
 #include "guestmem/mem/paging/page_source.hpp"
 #include "guestmem/mem/paging/pager.hpp"
 #include "guestmem/sys/eventfd.hpp"
+#include "guestmem/sys/host.hpp"
 #include "guestmem/sys/userfaultfd.hpp"
 
 /// The thread of a Pager, and the memory that it fills. It is the sink of its own source.
 ///
 /// Concepts: a waiter is a page that somebody waits for. The thread takes one step after the other: it hears what has
 /// happened, answers what needs no source, then takes the most urgent of what is left.
+/// What the kernel refuses while pages are removed is asked again at once: it takes it only between the end of one
+/// removal and the beginning of the next, a few microseconds where somebody removes page after page.
 /// Contract: a removal is heard before any page is given that it could be about: the kernel refuses to take pages until
 /// then (userfaultfd.hpp), and what was heard is settled. No waiter is forgotten before the kernel took an answer: a
 /// call that fails is made again, or another one that ends the wait.
 /// Threads: its own; shared() under its lock by all; areas() do not change.
-/// Lifetime: the destructor stops the thread. The userfaultfd goes before the memory.
+/// Lifetime: the destructor stops the thread. The userfaultfd goes before the memory. In a child of fork(2) there is no
+/// thread, and the userfaultfd is about the parent's memory: is_own() is false, and nothing of it may be destroyed.
 
 namespace guestmem {
 
@@ -46,6 +50,9 @@ public:
     ~PagerWork() override;
     PagerWork(const PagerWork&) = delete;
     PagerWork& operator=(const PagerWork&) = delete;
+
+    /// False in a child of fork(2).
+    [[nodiscard]] bool is_own() const { return own_process() == owner_; }
 
     Result<void> prepare();
     Result<void> launch();
@@ -72,16 +79,25 @@ private:
     void run();
     void turn();
     void rest();
-    void read_events();
+    /// How many there were.
+    std::size_t read_events();
+    /// In the middle of a fetch, which may last.
+    void hear_meanwhile();
     void hear_removal(std::span<std::byte> bytes);
     void add_waiter(std::span<std::byte> bytes);
     void answer_settled();
+    [[nodiscard]] bool answer_zeros(const Waiter& waiter);
+    [[nodiscard]] bool is_missing(std::span<std::byte> bytes, const Error& error);
     void answer_lost();
+    void tell_failure();
     [[nodiscard]] bool lose(const Waiter& waiter);
     void give_up();
+    [[nodiscard]] bool make_unreachable_where_missing(LazyArea& area);
     void unwatch_all();
-    void fetch_for(Waiter& waiter);
+    void fetch_for(std::size_t index);
     [[nodiscard]] bool fetch_ahead();
+    [[nodiscard]] bool fetch_working_set();
+    [[nodiscard]] bool fetch_fill();
     void take_arrivals();
     void look_for_the_last_push();
     void end_pushing();
@@ -102,6 +118,7 @@ private:
 
     PagerOptions options_;
     std::uint64_t image_bytes_;
+    std::int32_t owner_ = own_process();
     std::vector<std::unique_ptr<LazyArea>> areas_;  ///< as in the options
     UserFaultFd faults_;                            ///< behind the memory: it has to go first
     EventFd bell_;
@@ -111,13 +128,18 @@ private:
     // The thread's own.
     std::vector<Waiter> waiters_;
     bool has_failed_ = false;
+    bool is_told_ = false;  ///< on_failure was called
     bool has_given_up_ = false;
+    bool has_areas_to_close_ = false;  ///< the kernel refused to tell about one that is full
     bool is_pushed_ = false;
+    bool has_unseen_arrivals_ = false;  ///< a source that pushes may have pages that made nothing readable
     FdView arrivals_;
     std::size_t next_ahead_ = 0;
     std::vector<std::uint64_t> ahead_in_order_;  ///< page numbers, ascending
     std::size_t fill_area_ = 0;
     std::uint64_t fill_page_ = 0;
+    std::uint64_t fill_bytes_ = 0;  ///< at once: more and more while only zeros come
+    bool has_copied_ = false;       ///< the fetch that goes on brought bytes
     Cause cause_ = Cause::fault;
     ImagePart wanted_;
     std::optional<Error> sink_error_;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <chrono>
 #include <optional>
 #include <span>
 #include <utility>
@@ -35,11 +36,7 @@ Result<std::unique_ptr<RemoteSource>> RemoteSource::greet(UnixStream stream, std
     FrameBytes bytes;
     append_frame(bytes, join);
     GM_TRY(source->send(bytes, deadline));
-    GM_TRY(source->receiver_.read_greeting(source->stream_.view(), deadline));
-    const Greeting& greeting = source->greeting();
-    if ((greeting.has_zstd && !join.has_zstd) || (!greeting.description.empty() && !join.wants_description) ||
-        (greeting.state_bytes > 0 && !join.wants_state))
-        return source->receiver_.fail(Error{Errc::corrupt, "its greeting has what was not asked for"});
+    GM_TRY(source->receiver_.read_greeting(source->stream_.view(), deadline, join));
     return source;
 }
 
@@ -80,7 +77,7 @@ Result<void> RemoteSource::fetch(ImagePart wanted, PageSink& sink) {
     return done;
 }
 
-Result<void> RemoteSource::receive(const RequestFrame& request, PageSink& sink, const Deadline& deadline) {
+Result<void> RemoteSource::receive(const RequestFrame& request, PageSink& sink, Deadline deadline) {
     if (receiver_.has_unread())
         return receiver_.fail(Error{Errc::corrupt, "it has sent what was not asked for"});
     std::uint64_t due = request.part.offset_bytes;
@@ -96,10 +93,13 @@ Result<void> RemoteSource::receive(const RequestFrame& request, PageSink& sink, 
                           fmt::format("it has sent {} bytes at {}; of {} bytes at {} those from {} are due",
                                       part->size_bytes, part->offset_bytes, request.part.size_bytes,
                                       request.part.offset_bytes, due)});
+            const auto begin = std::chrono::steady_clock::now();
             GM_TRY(receiver_.judge(frame));
             due += part->size_bytes;
-            if (refused) continue;
-            if (auto given = give(frame, sink); !given) refused = std::move(given).error();
+            if (!refused)
+                if (auto given = give(frame, sink); !given) refused = std::move(given).error();
+            // Each page comes once, so a server cannot make this time longer than the sink needs for the answer.
+            deadline.extend(std::chrono::steady_clock::now() - begin);
             continue;
         }
         const auto* const done = std::get_if<DoneFrame>(&frame);

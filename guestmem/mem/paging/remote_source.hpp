@@ -12,17 +12,19 @@
 
 /// Pages from a server, over a socket: asked for when they are wanted.
 ///
-/// Contract: as PageSource says. A fetch has `patience` in all: a server that is gone, stalls, sends a byte now and
-/// then, sends what was not asked for or what its sums do not fit, or says that it cannot, is an error within that
-/// time, and all later calls are that error; the connection is closed then. An error of the sink leaves the
-/// connection: what the server still sends of this answer is read and passed over. connect() has the same patience,
-/// with a server that takes no connections, too.
+/// Contract: as PageSource says. In a fetch the server has `patience` in all: one that is gone, stalls, sends a byte
+/// now and then, sends what was not asked for or what its sums do not fit, or says that it cannot, is an error within
+/// that time, and all later calls are that error; the connection is closed then. The time that judge and sink take is
+/// not the server's: a fetch lasts so much longer. An error of the sink leaves the connection: what the server still
+/// sends of this answer is read and passed over. connect() has the same patience, with a server that takes no
+/// connections, too.
 /// Threads: one at a time; nothing is read between calls.
 /// Cost: one round trip for a fetch of any size; the server works while pages go to the sink.
 /// Example:
 ///     auto source = GM_TRY(RemoteSource::connect("/run/pages", {.receive = {.judge = &sums}}));
 ///     GM_TRY(source->fetch({.offset_bytes = 0, .size_bytes = 65536}, sink));
-/// Known holes: those of PageReceiver.
+/// Known holes: those of PageReceiver. A server drops a client whose socket stays full, a PageServer after its
+/// stall_timeout_ms: a sink that takes longer than that for one piece of a large fetch loses the connection.
 
 namespace guestmem {
 
@@ -50,7 +52,7 @@ private:
                                                                      RemoteOptions options,
                                                                      const Deadline& deadline);
     [[nodiscard]] Result<void> send(const FrameBytes& bytes, const Deadline& deadline);
-    [[nodiscard]] Result<void> receive(const RequestFrame& request, PageSink& sink, const Deadline& deadline);
+    [[nodiscard]] Result<void> receive(const RequestFrame& request, PageSink& sink, Deadline deadline);
 
     UnixStream stream_;
     PageReceiver receiver_;

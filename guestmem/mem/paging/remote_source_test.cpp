@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <functional>
@@ -316,6 +317,35 @@ TEST(RemoteSource, AnErrorOfTheSinkLeavesTheConnection) {
     loop.call([&](EventLoop&) { server = Error{Errc::io, "gone"}; });
 }
 
+class SlowSink : public MemorySink {
+public:
+    using MemorySink::MemorySink;
+    [[nodiscard]] Result<void> take_pages(std::uint64_t offset_bytes,
+                                          std::span<const std::byte> pages) override {
+        std::this_thread::sleep_for(700ms);
+        return MemorySink::take_pages(offset_bytes, pages);
+    }
+};
+
+TEST(RemoteSource, TheTimeOfASlowSinkIsNotTheServersAndAStallBehindItIs) {
+    Liar server_of_one{[](HandServer& server, const RequestFrame& request) {
+        server.pages(1, 2, 7);
+        server.pages(3, 2, 8);
+        server.say(DoneFrame{request.number});
+    }};
+    const auto source = server_of_one.source({.receive = {.patience = 1s}}).value();
+    SlowSink sink{image_bytes};
+    const auto fetched = source->fetch({page_size_bytes, 4 * page_size_bytes}, sink);
+    EXPECT_TRUE(fetched) << fetched.error().message();
+    EXPECT_EQ(sink.count_given(), 4U);
+
+    const auto begin = Clock::now();
+    const auto stalled = source->fetch({0, page_size_bytes}, sink);
+    EXPECT_LT(Clock::now() - begin, enough_time);
+    ASSERT_FALSE(stalled) << "it answers one request";
+    EXPECT_EQ(stalled.error().code(), Errc::timed_out);
+}
+
 TEST(RemoteSource, WantsWholePagesOfTheImage) {
     Liar liar{[](HandServer& server, const RequestFrame& request) {
         server.zeros(0, 64);
@@ -363,8 +393,9 @@ TEST(RemoteSource, AGreetingIsChecked) {
     EXPECT_EQ(greeting_error(bytes_of(hello)).code(), Errc::timed_out) << "its description does not come";
     hello = good;
     hello.state_bytes = 10;
-    const FrameBytes with_state = bytes_of(hello);
-    EXPECT_EQ(greeting_error(with_state).code(), Errc::timed_out);
+    const auto pass_over = [](std::span<const std::byte>) -> Result<void> { return {}; };
+    EXPECT_EQ(greeting_error(bytes_of(hello), {.receive = {.take_state = pass_over}}).code(),
+              Errc::timed_out);
     hello = good;
     hello.has_zstd = true;
     EXPECT_EQ(greeting_error(bytes_of(hello), {.accepts_zstd = false}).code(), Errc::corrupt);
@@ -376,6 +407,44 @@ TEST(RemoteSource, AGreetingIsChecked) {
               Errc::out_of_range);
     EXPECT_EQ(greeting_error(bytes_of(good), {.receive = {.max_image_bytes = image_bytes}}).message(),
               "no error");
+}
+
+TEST(RemoteSource, AGreetingWithWhatWasNotAskedForIsRefusedBeforeItIsRead) {
+    HelloFrame hello{.image_bytes = image_bytes, .description_bytes = max_description_bytes};
+    EXPECT_EQ(greeting_error(bytes_of(hello), {.wants_description = false}).code(), Errc::corrupt);
+    // A state would have more than its patience: a second for each 16 MiB that are announced.
+    hello = {.image_bytes = image_bytes, .state_bytes = std::uint64_t{128} << 20};
+    FrameBytes said = bytes_of(hello);
+    append_frame(said, StateFrame{std::array{std::byte{1}}});
+    EXPECT_THAT(greeting_error(said).message(), HasSubstr("what was not asked for"));
+}
+
+TEST(RemoteSource, TheTimeInWhichAStateIsKeptIsNotTheServers) {
+    FrameBytes said = bytes_of(HelloFrame{.image_bytes = image_bytes, .state_bytes = 3});
+    for (int i = 0; i < 3; ++i) append_frame(said, StateFrame{std::array{std::byte{1}}});
+    const auto keep_slowly = [](std::span<const std::byte>) -> Result<void> {
+        std::this_thread::sleep_for(80ms);
+        return {};
+    };
+    EXPECT_EQ(greeting_error(said, {.receive = {.take_state = keep_slowly}}).message(), "no error");
+}
+
+TEST(RemoteSource, TheLongestPatienceDoesNotWrap) {
+    auto [client, server] = UnixStream::pair().value();
+    FrameBytes said = bytes_of(HelloFrame{.image_bytes = image_bytes, .state_bytes = 40'000});
+    const PageBytes half(20'000, std::byte{1});
+    append_frame(said, StateFrame{half});
+    append_frame(said, StateFrame{half});
+    ASSERT_EQ(server.send(said)->count_bytes, said.size());
+    std::uint64_t kept_bytes = 0;
+    RemoteOptions options{.receive = {.patience = std::chrono::milliseconds::max()}};
+    options.receive.take_state = [&](std::span<const std::byte> bytes) -> Result<void> {
+        kept_bytes += bytes.size();
+        return {};
+    };
+    const auto source = RemoteSource::adopt(std::move(client).release(), std::move(options));
+    EXPECT_TRUE(source) << source.error().message();
+    EXPECT_EQ(kept_bytes, 40'000U);
 }
 
 TEST(RemoteSource, APlaceWithoutAServerIsAnErrorAtOnce) {
@@ -457,7 +526,7 @@ std::string health_behind(const Liar::Answer& answer) {
     EXPECT_TRUE(install_fault_guard());
     Liar liar{answer};
     std::shared_ptr<PageSource> source = liar.source().value();
-    int count_failures = 0;
+    std::atomic<int> count_failures{0};
     const auto pager = Pager::start({.source = std::move(source),
                                      .regions = {{0, image_bytes}},
                                      .on_failure = [&](const Error&) { ++count_failures; }})
@@ -468,7 +537,7 @@ std::string health_behind(const Liar::Answer& answer) {
     EXPECT_FALSE(try_load(memory->bytes().data(), value, std::memory_order_relaxed));
     EXPECT_FALSE(try_load(memory->bytes().data() + image_bytes / 2, value, std::memory_order_relaxed));
     EXPECT_LT(Clock::now() - begin, enough_time);
-    EXPECT_EQ(count_failures, 1);
+    EXPECT_TRUE(eventually([&] { return count_failures == 1; }));
     const auto health = pager->health();
     return health ? "well" : health.error().message();
 }

@@ -61,7 +61,7 @@ Result<void> StreamSource::fetch(ImagePart wanted, PageSink& sink) {
         return Error{Errc::invalid_argument,
                      fmt::format("fetch {} bytes at {}: no whole pages of an image of {} bytes",
                                  wanted.size_bytes, wanted.offset_bytes, size_bytes())};
-    const Deadline deadline{receiver_.options().patience};
+    Deadline deadline{receiver_.options().patience};
     if (given_.contains_any(wanted))
         return Error{
             Errc::invalid_argument,
@@ -71,7 +71,10 @@ Result<void> StreamSource::fetch(ImagePart wanted, PageSink& sink) {
     GM_TRY(give_read(sink));
     while (given_.first_missing(wanted)) {
         GM_TRY(accept(GM_TRY(receiver_.wait_frame(fd_, deadline))));
+        // The time that the sink takes is not the sender's.
+        const auto begin = std::chrono::steady_clock::now();
         GM_TRY(give_pending(sink));
+        deadline.extend(std::chrono::steady_clock::now() - begin);
     }
     return give_read(sink);
 }

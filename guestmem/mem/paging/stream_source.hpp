@@ -21,7 +21,8 @@
 /// What follows the end frame is not looked at.
 /// Threads: one at a time.
 /// Limits: PartSet::max_parts: a stream in a very mixed order is refused. `patience` is for one call of fetch(), which
-/// may have to read all that comes before the wanted pages.
+/// may have to read all that comes before the wanted pages. Waiting for arrivals() takes no longer, which is what
+/// can_be_asked() says.
 /// Example:
 ///     auto source = GM_TRY(StreamSource::open(std::move(pipe), {.patience = std::chrono::minutes{5}}));
 ///     while (GM_TRY(source->take_arrivals(sink))) ...
@@ -42,6 +43,7 @@ public:
     [[nodiscard]] Result<void> fetch(ImagePart wanted, PageSink& sink) override;
     /// Not open when the stream is complete.
     [[nodiscard]] FdView arrivals() const override { return is_complete_ ? FdView{} : fd_.view(); }
+    [[nodiscard]] bool can_be_asked() const override { return is_complete_; }
     /// One read and what it brought, which arrivals() does not tell of any more.
     [[nodiscard]] Result<bool> take_arrivals(PageSink& sink) override;
 

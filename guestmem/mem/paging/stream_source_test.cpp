@@ -14,11 +14,13 @@
 #include <string>
 #include <thread>
 
+#include "guestmem/base/check.hpp"
 #include "guestmem/mem/paging/pager.hpp"
 #include "guestmem/mem/paging/stream_writer.hpp"
 #include "guestmem/mem/paging/testing/memory_pages.hpp"
 #include "guestmem/sys/fault_guard.hpp"
 #include "guestmem/sys/guarded.hpp"
+#include "guestmem/sys/memory_advice.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
 
@@ -361,11 +363,12 @@ TEST(StreamSource, ThePagesOfTheLargestImageMayBeZerosInOneFrame) {
 
 /// Lazy memory of eight pages that comes by a stream.
 struct FromStream {
-    explicit FromStream(HandStream& stream) {
-        std::shared_ptr<PageSource> source = stream.open({.patience = 300ms}).value();
-        pager = Pager::start(
-                    {.source = std::move(source), .regions = {{0, 8 * page_size_bytes}}, .patience = 300ms})
-                    .value();
+    explicit FromStream(HandStream& stream, std::chrono::milliseconds patience = 300ms) {
+        std::shared_ptr<PageSource> source = stream.open({.patience = patience}).value();
+        pager =
+            Pager::start(
+                {.source = std::move(source), .regions = {{0, 8 * page_size_bytes}}, .patience = patience})
+                .value();
         memory = pager->memory(0).value();
     }
     [[nodiscard]] std::optional<std::byte> first_of_page(std::uint64_t page) const {
@@ -393,6 +396,45 @@ TEST(StreamSource, FeedsAPagerInItsOwnOrder) {
     EXPECT_EQ(lazy.first_of_page(7), std::byte{9}) << "a touch waits for what comes later";
     later.join();
     EXPECT_TRUE(lazy.pager->wait_until_filled(5s));
+}
+
+TEST(StreamSource, WhatCameWithTheGreetingFillsAPagerWhileTheWriterIsSilent) {
+    ASSERT_TRUE(install_fault_guard());
+    HandStream stream;
+    stream.zeros(0, 2).pages(2, 6, 7).end();
+    const FromStream lazy{stream};
+    EXPECT_TRUE(lazy.pager->wait_until_filled(5s));
+    EXPECT_EQ(lazy.first_of_page(7), std::byte{7});
+    EXPECT_EQ(lazy.pager->counters().faults, 0U);
+}
+
+TEST(StreamSource, APageThatHasNotComeHoldsUpNobodyElse) {
+    ASSERT_TRUE(install_fault_guard());
+    HandStream stream;
+    stream.zeros(0, 2);
+    const FromStream lazy{stream, 3s};
+    std::thread waiter{[&] {
+        GM_CHECK(prepare_thread_for_guest_memory().has_value());
+        EXPECT_EQ(lazy.first_of_page(6), std::byte{9});
+    }};
+    std::this_thread::sleep_for(50ms);
+    const auto begin = Clock::now();
+    EXPECT_EQ(lazy.first_of_page(1), std::byte{0}) << "zeros that came long ago";
+    EXPECT_TRUE(discard_pages(lazy.memory->bytes().subspan(4 * page_size_bytes, page_size_bytes)));
+    EXPECT_LT(Clock::now() - begin, 1s);
+    stream.pages(2, 6, 9).end().send();
+    waiter.join();
+    EXPECT_EQ(lazy.first_of_page(4), std::byte{0});
+    EXPECT_TRUE(lazy.pager->health());
+}
+
+TEST(StreamSource, CannotBeAskedUntilItIsComplete) {
+    HandStream hand;
+    auto stream = hand.zeros(0, 8).end().open().value();
+    MemorySink sink{8 * page_size_bytes};
+    EXPECT_FALSE(stream->can_be_asked());
+    EXPECT_FALSE(*stream->take_arrivals(sink));
+    EXPECT_TRUE(stream->can_be_asked());
 }
 
 TEST(StreamSource, ThatStallsOrEndsIsAnErrorOfThePagersMemory) {

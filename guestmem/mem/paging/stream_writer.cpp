@@ -16,8 +16,9 @@ namespace {
 
 /// Frames are written when there are so many bytes of them.
 constexpr std::size_t enough_bytes = std::size_t{256} << 10;
-/// A source is asked for so much at once, and for more where it has zeros only.
-constexpr std::uint64_t largest_window_bytes = std::uint64_t{1} << 30;
+/// Where a source has zeros only it is asked for more at once, and for so much at most: behind zeros may come pages,
+/// and a source has one patience for all that it is asked for at once.
+constexpr std::uint64_t largest_window_bytes = std::uint64_t{64} << 20;
 
 class FrameOutput {
 public:

@@ -16,6 +16,9 @@
 /// reader that is gone is an error (unavailable), not a SIGPIPE. Pages that a source gives of itself, ahead of those
 /// that were asked for, are written in the order in which it gives them, each once.
 /// Threads: one at a time.
+/// Limits: a source is asked for max_part_bytes at once, for 64 MiB where it has zeros only. It waits while a reader
+/// does not read: a server behind a RemoteSource drops it when that lasts longer than its stall_timeout_ms and the
+/// server's answer does not fit into the socket.
 /// Cost: a read and a write of each page that is no zeros; runs of zeros are one frame each.
 /// Example:
 ///     GM_TRY(write_stream(pipe, source, offer, {}));

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstring>
@@ -147,6 +148,22 @@ TEST(StreamWriter, ZerosAreRunsAndCompressionIsSmaller) {
     EXPECT_EQ(raw.count_pages, 256U);
     EXPECT_GT(raw.written_bytes, std::uint64_t{1} << 20);
     EXPECT_LT(compressed.written_bytes, 4096U);
+}
+
+TEST(StreamWriter, ASourceIsAskedForABoundedPartAlsoWhereItHasZerosOnly) {
+    class Zeros : public PageSource {
+    public:
+        [[nodiscard]] std::uint64_t size_bytes() const override { return std::uint64_t{1} << 30; }
+        [[nodiscard]] Result<void> fetch(ImagePart wanted, PageSink& sink) override {
+            largest_bytes = std::max(largest_bytes, wanted.size_bytes);
+            return sink.take_zeros(wanted);
+        }
+        std::uint64_t largest_bytes = 0;
+    } source;
+    const TempFolder folder;
+    const Fd file = open_file(folder.path_of("stream"), OpenMode::create_exclusive).value();
+    ASSERT_TRUE(write_stream(file, source, {}));
+    EXPECT_EQ(source.largest_bytes, std::uint64_t{64} << 20);
 }
 
 TEST(StreamWriter, ProgressGrowsToTheWholeImage) {

@@ -24,6 +24,7 @@
 #include "guestmem/sys/eventfd.hpp"
 #include "guestmem/sys/fault_guard.hpp"
 #include "guestmem/sys/guarded.hpp"
+#include "guestmem/sys/poll.hpp"
 
 /// Lazy memory for tests: an image that is made up, looks that are no crash, and an end to waits that have none.
 ///
@@ -80,10 +81,16 @@ public:
         return fetched_;
     }
     [[nodiscard]] FdView arrivals() const override { return pushed ? pushed->view() : FdView{}; }
-    Result<bool> take_arrivals(PageSink& sink) override { return on_arrival(sink); }
+    /// on_arrival is called when `pushed` was rung, or there is none any more.
+    Result<bool> take_arrivals(PageSink& sink) override {
+        if (pushed && !GM_TRY(poll_readable(pushed->view(), 0))) return true;
+        return on_arrival(sink);
+    }
+    [[nodiscard]] bool can_be_asked() const override { return is_askable; }
 
     std::optional<EventFd> pushed;
     std::function<Result<bool>(PageSink&)> on_arrival;
+    bool is_askable = true;
 
 private:
     std::uint64_t count_pages_;
