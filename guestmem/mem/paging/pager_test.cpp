@@ -73,7 +73,8 @@ TEST_F(PagerTest, FetchesTheMissingNeighborsOfAFaultWithinItsWindow) {
     EXPECT_EQ(look(bytes, 11), word_of(15));
     EXPECT_EQ(look(bytes, 35), word_of(39));
     EXPECT_THAT(source->fetched(), ElementsAre(part_of(4, 12), part_of(32, 8)));
-    wait_for([](const PagerCounters& counters) { return counters.faults == 2; });
+    // The touch of a neighbor may come before the neighbor does: it waits, and is no reason to fetch again.
+    wait_for([](const PagerCounters& counters) { return counters.faults == 2 || counters.faults == 3; });
 }
 
 TEST_F(PagerTest, ShowsTheImagesPiecesInItsRegions) {

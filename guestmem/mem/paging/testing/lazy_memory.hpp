@@ -165,7 +165,7 @@ protected:
         const auto limit = std::chrono::steady_clock::now() + 20s;
         while (!condition(pager->counters()) && std::chrono::steady_clock::now() < limit)
             std::this_thread::sleep_for(100us);
-        EXPECT_TRUE(condition(pager->counters()));
+        EXPECT_TRUE(condition(pager->counters())) << pager->counters().faults;
     }
 
     Watchdog watchdog;
