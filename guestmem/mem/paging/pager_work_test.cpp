@@ -329,22 +329,19 @@ void touch_all_with_faults(PagerOptions (*options_of)(), FaultInjector::Options 
     bool is_any_failed = false;
     for (std::uint64_t nth = 0; nth < 500; ++nth) {
         auto pager = Pager::start(options_of()).value();
-        const auto memory = pager->memory(0).value();
-        bool has_fired = false;
+        auto memory = pager->memory(0).value();
         std::uint64_t count_lost = 0;
-        {
-            const FaultInjector injector{nth, fault};
-            for (std::uint64_t number = 0; number < count; number += 3) {
-                // So that the thread comes to rest in between, and waits by the calls that can fail.
-                std::this_thread::sleep_for(200us);
-                const auto seen = look(memory->bytes(), number);
-                if (!seen)
-                    ++count_lost;
-                else
-                    EXPECT_EQ(*seen, word_of(number)) << number;
-            }
-            has_fired = injector.has_fired();
+        const FaultInjector injector{nth, fault};
+        for (std::uint64_t number = 0; number < count; number += 3) {
+            // So that the thread comes to rest in between, and waits by the calls that can fail.
+            std::this_thread::sleep_for(200us);
+            const auto seen = look(memory->bytes(), number);
+            if (!seen)
+                ++count_lost;
+            else
+                EXPECT_EQ(*seen, word_of(number)) << number;
         }
+        const bool has_fired = injector.has_fired();
         if (count_lost != 0) {
             EXPECT_FALSE(pager->health()) << "round " << nth;
             is_any_failed = true;
@@ -352,8 +349,11 @@ void touch_all_with_faults(PagerOptions (*options_of)(), FaultInjector::Options 
         if (!has_fired) {
             EXPECT_TRUE(pager->health());
             EXPECT_GT(nth, 0U);
-            break;
         }
+        // The thread asks the injector: it goes first.
+        memory.reset();
+        pager.reset();
+        if (!has_fired) break;
     }
     if (fault.only == SysCall::ioctl && fault.os_error == 0) {
         EXPECT_TRUE(is_any_failed);
@@ -397,12 +397,14 @@ TEST_P(PagerFaults, OfReadingAndWaitingEndEveryWait) {
 
 TEST_P(PagerFaults, OfMakingPagesUnreachableEndEveryWait) {
     for (std::uint64_t nth = 0; nth < 4; ++nth) {
-        const auto failing = Pager::start(broken()).value();
-        const auto shown = failing->memory(0).value();
+        auto failing = Pager::start(broken()).value();
+        auto shown = failing->memory(0).value();
         const FaultInjector injector{nth, {.only = SysCall::mprotect, .repeat = GetParam()}};
         for (std::uint64_t number = 0; number < 8; ++number)
             EXPECT_EQ(look(shown->bytes(), number), std::nullopt);
         EXPECT_FALSE(failing->health());
+        shown.reset();
+        failing.reset();
     }
 }
 
