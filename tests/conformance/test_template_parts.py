@@ -74,7 +74,7 @@ def content_size(frame):
 
 
 def decompressed(folder, manifest):
-    """The image of chunks. Without the program zstd only their structure is looked at, and nothing comes back."""
+    """The image of chunks. Without the program zstd only their structure is looked at."""
     data, index = read(folder, "image"), read(folder, "chunks")
     check(len(data) == manifest["stored_bytes"], "the size of what is stored")
     check(len(index) == -(-manifest["image_bytes"] // CHUNK) * 16, "an entry for each chunk")
@@ -93,7 +93,7 @@ def decompressed(folder, manifest):
     check(at == len(data), "bytes behind the last frame")
     check(manifest["chunks_sum"] == f"{sum_of(words):016x}", "the sum of the chunks")
     if not shutil.which("zstd"):
-        return None
+        raise unittest.SkipTest("the program zstd is missing: only the structure of compressed images was looked at")
     plain = subprocess.run(["zstd", "-dcq"], input=data, capture_output=True, check=True, timeout=TIMEOUT).stdout
     image, at = bytearray(manifest["image_bytes"]), 0
     for number, size in stored:
