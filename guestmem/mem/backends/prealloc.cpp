@@ -115,6 +115,8 @@ public:
         work(true);
         threads.clear();
         if (failure_) return std::move(*failure_).with_context("prealloc");
+        // The last piece, or all of them, may have been another thread's.
+        tell(done_);
         return {};
     }
 
@@ -149,8 +151,14 @@ private:
                 return;
             }
             const std::uint64_t done = done_ += size;
-            if (is_caller && options_.progress) options_.progress(done);
+            if (is_caller) tell(done);
         }
+    }
+
+    void tell(std::uint64_t done) {
+        if (done == told_ || !options_.progress) return;
+        told_ = done;
+        options_.progress(done);
     }
 
     /// Asks for the next chunk when a piece is the first to reach into it.
@@ -194,6 +202,7 @@ private:
     std::atomic<std::uint64_t> next_{0};
     std::atomic<std::uint64_t> done_{0};
     std::atomic<bool> is_stopped_{false};
+    std::uint64_t told_ = 0;  ///< what progress heard last; the caller's
     std::mutex check_mutex_;
     std::uint64_t checked_ = 0;  ///< up to there is memory enough; under check_mutex_
     std::mutex failure_mutex_;
