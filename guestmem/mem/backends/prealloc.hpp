@@ -17,8 +17,8 @@
 /// error (exhausted), and the caller lets the mapping go. A page that cannot be had (a full file system, no huge page)
 /// is an error (exhausted), and no SIGBUS. On kernels before 5.14, which cannot populate, pages are touched where the
 /// fault guard is installed; elsewhere that is an error (unsupported).
-/// `progress`, where there is one, hears every few milliseconds how many bytes are done, in the caller's thread, and all
-/// of them last. It may throw: then the other threads end, and what was taken stays.
+/// `progress`, where there is one, hears every few milliseconds how many bytes are done, in the caller's thread, and
+/// all of them last. It may throw: then the other threads end, and what was taken stays.
 /// Threads: makes some of its own: as many as asked for, or as there are processors, at most max_prealloc_threads, and
 /// one for each 64 MiB at most; fewer where the system gives fewer.
 /// Known holes: what was taken of a file that was there before stays in the file.
