@@ -26,6 +26,12 @@ struct Row {
 
 constexpr auto table = std::to_array<Row>({
     {"share", "serve", "Give named memory and doorbells to VMs", &describe_share_serve},
+    {"share", "check", "Say what VMs may do by a configuration, and what in it cannot be meant",
+     &describe_share_check},
+    {"share", "attach-line", "Print what a VM's QEMU or libvirt needs to attach a share",
+     &describe_share_attach_line},
+    {"share", "reload", "Have the service read its configuration again", &describe_share_reload},
+    {"share", "retire", "End the service and leave everything to its next instance", &describe_share_retire},
     {"share", "list", "List the shares of the service", &describe_share_list},
     {"share", "stat", "Show one share: who is there, kicks pending, memory", &describe_share_stat},
     {"share", "write", "Write a message or a file into a share", &describe_share_write},

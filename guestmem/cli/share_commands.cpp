@@ -41,6 +41,17 @@ CLI::Option* add_share(CLI::App& app, std::string& share) {
     return app.add_option("NAME", share, "Name of the share")->required();
 }
 
+void add_ready_options(CLI::App& app, RingOptions& options) {
+    auto* wait =
+        app.add_flag("--wait-ready", options.has_to_wait,
+                     "First wait until somebody holds the peer's slot, and listens where --ready-word says");
+    app.add_option("--ready-word", options.ready_word,
+                   "Offset of a 32-bit word in the share that the peer sets to 1 when it listens")
+        ->check(is_number())
+        ->needs(wait);
+    app.add_option("--timeout", options.timeout_seconds, "Seconds to wait for it (30)")->needs(wait);
+}
+
 }  // namespace
 
 Action describe_share_serve(CLI::App& app) {
@@ -73,6 +84,17 @@ Action describe_share_serve(CLI::App& app) {
         ->excludes(config);
     quick->needs(size)->needs(socket)->excludes(config);
     app.add_option("--control", options->control, "Control socket, instead of the configured one");
+    app.add_option(
+           "--keeper", options->keeper,
+           "Who holds everything while the service is killed, restarted or upgraded: a process of its own at "
+           "this socket (beside the control socket where none is named), or 'manager': the service manager, "
+           "which is taken by itself where it offers to")
+        ->expected(0, 1);
+    app.add_flag("--upgrade", options->is_upgrade,
+                 "Take the place of the service that runs: its clients notice nothing");
+    app.add_flag("--no-sandbox", options->has_no_sandbox, "Do without the filter of system calls");
+    app.add_flag("--keep", options->is_kept, "Keep the memory's bytes when the last peer leaves")
+        ->excludes(config);
 
     const std::string stock = "As the stock ivshmem-server";
     app.add_option("-S", options->stock_socket, "Socket path (/tmp/ivshmem_socket)")
@@ -99,6 +121,60 @@ Action describe_share_serve(CLI::App& app) {
         ->group(stock);
     app.add_flag("-v", options->verbose, "Say more on standard error");
     return action(options, &share_serve);
+}
+
+Action describe_share_attach_line(CLI::App& app) {
+    auto options = std::make_shared<AttachLineOptions>();
+    app.footer(
+        "Examples:\n"
+        "  guestmem share attach-line mailbox --vm linux --qemu\n"
+        "  guestmem share attach-line mailbox --vm linux --libvirt --config share.toml\n"
+        "One line or element for each socket that the VM has for this share. QEMU's device cannot have memory\n"
+        "read-only. Exit codes: 0 printed, 1 this VM cannot have it so, 2 wrong words or configuration.");
+    add_share(app, options->share);
+    app.add_option("--vm", options->vm, "The VM, by its name in the file")->required();
+    auto* qemu = app.add_flag("--qemu", options->is_qemu, "Words for QEMU's command line");
+    app.add_flag("--libvirt", options->is_libvirt, "An element for the devices of a libvirt domain")
+        ->excludes(qemu);
+    app.add_option("--config", options->config, "The service's TOML file (/etc/guestmem/share.toml)");
+    return action(options, &share_attach_line);
+}
+
+Action describe_share_check(CLI::App& app) {
+    auto options = std::make_shared<CheckOptions>();
+    app.footer(
+        "Examples:\n"
+        "  guestmem share check --config /etc/guestmem/share.toml\n"
+        "  guestmem share check --config /etc/guestmem/share.toml --vm linux --share mailbox --create\n"
+        "Without --vm it finds rules that never match, VMs that reach everything, shares and doors that nobody can\n"
+        "use, and read-only rights that do not hold. With --vm it says by which line a VM may reach a share.\n"
+        "Exit codes: 0 nothing found or allowed, 1 findings or refused, 2 wrong words or configuration.");
+    app.add_option("--config", options->config, "The service's TOML file")->required();
+    auto* vm = app.add_option("--vm", options->vm, "Name of a VM in the file");
+    auto* share = app.add_option("--share", options->share, "Name of a share, in the file or not")->needs(vm);
+    vm->needs(share);
+    app.add_flag("--create", options->is_create, "Whether the VM may create the share, too")->needs(vm);
+    app.add_flag("--json", options->json, "Print JSON for programs");
+    return action(options, &share_check);
+}
+
+Action describe_share_reload(CLI::App& app) {
+    auto options = std::make_shared<ToolOptions>();
+    app.footer(
+        "Example: guestmem share reload\n"
+        "All of the new configuration or nothing of it; what has changed is printed, a line each. Who loses a right\n"
+        "keeps what it has mapped until it leaves, and gets nothing more.");
+    add_tool_options(app, *options);
+    return action(options, &share_reload);
+}
+
+Action describe_share_retire(CLI::App& app) {
+    auto options = std::make_shared<ToolOptions>();
+    app.footer(
+        "Example: guestmem share retire && guestmem share serve --config FILE --keeper\n"
+        "The service needs a keeper. Its clients notice nothing; newcomers wait until the next instance is there.");
+    add_tool_options(app, *options);
+    return action(options, &share_retire);
 }
 
 Action describe_share_list(CLI::App& app) {
@@ -158,6 +234,7 @@ Action describe_share_ring(CLI::App& app) {
         ->check(is_peer())
         ->required();
     app.add_option("VECTOR", options->vector, "Doorbell vector, from 0")->check(is_number())->required();
+    add_ready_options(app, *options);
     add_tool_options(app, *options);
     return action(options, &share_ring);
 }
@@ -174,6 +251,7 @@ Action describe_share_send(CLI::App& app) {
     app.add_option("VECTOR", options->vector, "Doorbell vector, from 0")->check(is_number())->required();
     app.add_option("--message", options->message, "Text to store, with a NUL behind it")->required();
     app.add_option("--offset", options->offset, "Where in the share, in bytes (0)")->check(is_number());
+    add_ready_options(app, *options);
     add_tool_options(app, *options);
     return action(options, &share_send);
 }

@@ -11,6 +11,10 @@
 namespace guestmem::cli {
 
 Action describe_share_serve(CLI::App& app);
+Action describe_share_check(CLI::App& app);
+Action describe_share_attach_line(CLI::App& app);
+Action describe_share_reload(CLI::App& app);
+Action describe_share_retire(CLI::App& app);
 Action describe_share_list(CLI::App& app);
 Action describe_share_stat(CLI::App& app);
 Action describe_share_write(CLI::App& app);

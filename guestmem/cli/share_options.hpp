@@ -25,6 +25,11 @@ struct ServeOptions {
     std::string ids = "stable";
     std::string control;
     bool only_check = false;
+    /// A path, "manager", or an empty text: the default path; nothing: only what the service manager offers by itself.
+    std::optional<std::string> keeper;
+    bool is_upgrade = false;
+    bool has_no_sandbox = false;
+    bool is_kept = false;
     // The stock server's words.
     std::optional<std::string> stock_socket;
     std::optional<std::string> stock_name;
@@ -34,6 +39,22 @@ struct ServeOptions {
     std::optional<std::string> pid_file;
     bool foreground = false;
     bool verbose = false;
+};
+
+struct CheckOptions {
+    std::string config;
+    std::string vm;  ///< empty: look at all rights
+    std::string share;
+    bool is_create = false;
+    bool json = false;
+};
+
+struct AttachLineOptions {
+    std::string config = "/etc/guestmem/share.toml";
+    std::string share;
+    std::string vm;
+    bool is_qemu = false;
+    bool is_libvirt = false;
 };
 
 /// Common to all host tools.
@@ -64,12 +85,12 @@ struct RingOptions : ToolOptions {
     std::string share;
     std::string peer;
     std::uint32_t vector = 0;
+    bool has_to_wait = false;  ///< until the peer is ready
+    std::optional<std::uint64_t> ready_word;
+    double timeout_seconds = 30;
 };
 
-struct SendOptions : ToolOptions {
-    std::string share;
-    std::string peer;
-    std::uint32_t vector = 0;
+struct SendOptions : RingOptions {
     std::string message;
     std::uint64_t offset = 0;
 };
@@ -87,6 +108,10 @@ struct ClientOptions : ToolOptions {
 };
 
 int share_serve(const ServeOptions& options);
+int share_reload(const ToolOptions& options);
+int share_retire(const ToolOptions& options);
+int share_check(const CheckOptions& options);
+int share_attach_line(const AttachLineOptions& options);
 int share_list(const ToolOptions& options);
 int share_stat(const StatOptions& options);
 int share_write(const WriteOptions& options);

@@ -11,11 +11,16 @@
 #include "guestmem/cli/report.hpp"
 #include "guestmem/cli/service_log.hpp"
 #include "guestmem/cli/share_options.hpp"
+#include "guestmem/control/client.hpp"
 #include "guestmem/share/config_file.hpp"
+#include "guestmem/share/keeper/keeper_link.hpp"
+#include "guestmem/share/keeper/systemd_store.hpp"
 #include "guestmem/share/service.hpp"
 #include "guestmem/sys/daemon.hpp"
 #include "guestmem/sys/event_loop.hpp"
 #include "guestmem/sys/host.hpp"
+#include "guestmem/sys/privileges.hpp"
+#include "guestmem/sys/seccomp_filter.hpp"
 
 namespace guestmem::cli {
 namespace {
@@ -56,6 +61,8 @@ Result<share::QuickOptions> common_options(const ServeOptions& options, std::uin
         GM_TRY(within("slots", options.slots.value_or(share::default_slots), share::max_slots));
     quick.share.ids = options.ids == "classic" ? share::IdPolicy::classic : share::IdPolicy::stable;
     quick.control = options.control;
+    // The stock server's memory outlives its clients.
+    quick.share.is_kept = options.is_kept || options.quick.empty();
     quick.socket_mode = GM_TRY(parse_mode(options.socket_mode));
     return quick;
 }
@@ -112,12 +119,16 @@ Result<Plan> stock_plan(const ServeOptions& options) {
     return plan;
 }
 
+Result<ServiceConfig> read_configuration(const ServeOptions& options) {
+    ServiceConfig config = GM_TRY(share::read_config_file(options.config));
+    if (!options.control.empty()) config.control.socket.path = options.control;
+    return config;
+}
+
 Result<Plan> make_plan(const ServeOptions& options) {
     if (!options.quick.empty()) return quick_plan(options);
     if (options.config.empty()) return stock_plan(options);
-    Plan plan{GM_TRY(share::read_config_file(options.config)), {}};
-    if (!options.control.empty()) plan.config.control.socket.path = options.control;
-    return plan;
+    return Plan{GM_TRY(read_configuration(options)), {}};
 }
 
 /// The run-time folder is ours to make when a socket stands in it; every other folder is its owner's.
@@ -127,7 +138,10 @@ Result<void> make_runtime_folder(const ServiceConfig& config) {
         return parent_folder(socket.path) == folder;
     };
     const bool is_needed = stands_in_it(config.control.socket) ||
-                           std::ranges::any_of(config.doors, stands_in_it, &share::DoorConfig::socket);
+                           std::ranges::any_of(config.doors, stands_in_it, &share::DoorConfig::socket) ||
+                           std::ranges::any_of(config.vms, [&](const share::VmConfig& vm) {
+                               return vm.socket && stands_in_it(*vm.socket);
+                           });
     if (is_needed && !is_folder(folder)) return make_folder(folder);
     return {};
 }
@@ -153,6 +167,46 @@ void warn_of_shares_without_a_socket(const ServiceConfig& config, Log& log) {
                       fmt::format("share '{}' has no socket: only host tools reach it", share.name));
 }
 
+/// The service that runs there gives way; who waits for it is served by this one.
+Result<void> retire_running(const ServiceConfig& config) {
+    auto client = control::Client::connect(config.control.socket.path);
+    if (!client) return {};
+    static_cast<void>(GM_TRY_CONTEXT(client->call("share.retire", "{}"), "the service that runs"));
+    return {};
+}
+
+Result<share::ServiceOptions> prepare_life(const ServiceConfig& config, const ServeOptions& options) {
+    share::ServiceOptions how;
+    const bool is_manager = !options.keeper || *options.keeper == "manager";
+    if (is_manager) {
+        how.inheritance = GM_TRY(share::inherit_from_service_manager(
+            options.keeper ? share::StoreWord::of_the_caller : share::StoreWord::of_the_manager));
+        return how;
+    }
+    share::KeeperJoinOptions keeper{.path = *options.keeper};
+    if (keeper.path.empty()) keeper.path = config.control.socket.path + ".keeper";
+    if (!config.user.empty()) keeper.users.push_back(GM_TRY(user_id(config.user)));
+    how.inheritance = GM_TRY(share::join_keeper(keeper));
+    how.revive_keeper = [keeper]() -> Result<std::unique_ptr<share::Keeper>> {
+        share::Inheritance another = GM_TRY(share::join_keeper(keeper));
+        return std::move(another.keeper);
+    };
+    return how;
+}
+
+/// From here on the process makes no sockets of others and starts no programs.
+Result<void> enter_sandbox(const std::string& user, const ServeOptions& options, Log& log) {
+    GM_TRY(drop_privileges(user));
+    if (options.has_no_sandbox) return {};
+    GM_TRY(harden_process());
+    if (const auto obstacle = find_filter_obstacle()) {
+        log.write(LogLevel::debug, "no filter of system calls: " + *obstacle);
+        return {};
+    }
+    // A reload may bring shares in files.
+    return install_service_filter({.answer = FilterAnswer::kill, .may_make_files = !options.config.empty()});
+}
+
 Result<void> serve(Plan plan, const ServeOptions& options, Log& log) {
     const bool goes_to_background = !options.foreground && has_stock_words(options);
     std::optional<BackgroundStart> background;
@@ -162,18 +216,32 @@ Result<void> serve(Plan plan, const ServeOptions& options, Log& log) {
     raise_descriptor_limit();
     warn_of_shares_without_a_socket(plan.config, log);
     GM_TRY(make_runtime_folder(plan.config));
+    const std::string user = plan.config.user;
+    // As who was called: the service listens to root.
+    if (options.is_upgrade) GM_TRY(retire_running(plan.config));
+    GM_TRY(take_user(user));
     // A log whose reader has gone is no reason to end.
     std::signal(SIGPIPE, SIG_IGN);
-    for (const int signal : {SIGTERM, SIGINT}) GM_TRY(block_signal(signal));
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP}) GM_TRY(block_signal(signal));
     EventLoop loop = GM_TRY(EventLoop::create());
     const EventSource on_term = GM_TRY(loop.add_signal(SIGTERM, [&] { loop.stop(); }));
     const EventSource on_int = GM_TRY(loop.add_signal(SIGINT, [&] { loop.stop(); }));
 
     const std::string description = describe(plan.config);
-    share::Service service = GM_TRY(share::Service::create(loop, log, std::move(plan.config)));
+    std::optional<share::Service> service;
+    share::ServiceOptions how = GM_TRY(prepare_life(plan.config, options));
+    const bool is_held_by_manager = how.inheritance.keeper != nullptr && !options.keeper;
+    how.on_retired = [&] { loop.stop(); };
+    if (!options.config.empty()) how.reread = [&] { return read_configuration(options); };
+    service.emplace(GM_TRY(share::Service::create(loop, log, std::move(plan.config), std::move(how))));
+    const EventSource on_hangup = GM_TRY(loop.add_signal(SIGHUP, [&] {
+        // The service has said what is wrong.
+        static_cast<void>(service->reload().has_value());
+    }));
     PidFile pid_file;
     if (options.pid_file || goes_to_background)
         pid_file = GM_TRY(PidFile::create(options.pid_file.value_or(stock_pid_file)));
+    GM_TRY(enter_sandbox(user, options, log));
     log.write(LogLevel::info, "ready: " + description);
     // A manager that does not listen any more is no reason to leave the clients.
     if (const auto told = notify_ready(description); !told)
@@ -181,6 +249,8 @@ Result<void> serve(Plan plan, const ServeOptions& options, Log& log) {
     if (background) GM_TRY(background->announce_ready());
     GM_TRY(loop.run());
     notify_stopping();
+    // Whether this is a restart is the service manager's knowledge: it lets go of what it holds when it is none.
+    if (is_held_by_manager) GM_TRY(service->retire());
     return {};
 }
 

@@ -4,10 +4,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <chrono>
 #include <span>
+#include <thread>
 
+#include "guestmem/base/endian.hpp"
 #include "guestmem/share/config.hpp"
+#include "guestmem/share/presence.hpp"
+#include "guestmem/sys/deadline.hpp"
 #include "guestmem/sys/host.hpp"
 
 namespace guestmem::cli {
@@ -44,11 +50,36 @@ Result<std::pair<Mapping, std::uint64_t>> ShareService::map(const std::string& n
     auto answer = GM_TRY(client_.call("share.memory", to_json(share::NamedCall{name})));
     const auto reply = GM_TRY(share::parse_memory_reply(answer.result));
     if (answer.fds.size() != 1) return Error{Errc::corrupt, "the service sent no memory"};
-    Mapping mapping = GM_TRY(share::map_sealed(answer.fds.front(), access));
+    // Files and shm objects have no seals; the service's user alone may cut them.
+    Mapping mapping = GM_TRY(Mapping::create(answer.fds.front(), reply.extent_bytes, access));
     if (mapping.bytes().size() < reply.size_bytes)
         return Error{Errc::corrupt, fmt::format("share '{}': the service says {} bytes and sent {}", name,
                                                 reply.size_bytes, mapping.bytes().size())};
     return std::pair{std::move(mapping), reply.size_bytes};
+}
+
+Result<bool> ShareService::wait_ready(const std::string& name, const std::string& peer,
+                                      std::optional<std::uint64_t> ready_word, double timeout_seconds) {
+    constexpr std::chrono::milliseconds pause{2};
+    const auto number = GM_TRY(parse_peer(peer));
+    if (!number) return Error{Errc::invalid_argument, "--wait-ready is for one peer, not for 'all'"};
+    auto answer = GM_TRY(client_.call("share.memory", to_json(share::NamedCall{name, true})));
+    const auto reply = GM_TRY(share::parse_memory_reply(answer.result));
+    if (answer.fds.size() != 2) return Error{Errc::corrupt, "the service sent no presence pages"};
+    const Mapping memory = GM_TRY(Mapping::create(answer.fds[0], reply.size_bytes, MapAccess::read_only));
+    const share::PresenceReader presence = GM_TRY(share::PresenceReader::map(answer.fds[1]));
+    std::array<std::byte, 4> word{};
+    if (ready_word && (*ready_word % word.size() != 0 || reply.size_bytes - word.size() < *ready_word))
+        return Error{Errc::out_of_range, fmt::format("--ready-word {}: a multiple of 4 below {} is meant",
+                                                     *ready_word, reply.size_bytes)};
+    const Deadline deadline{std::chrono::milliseconds{static_cast<std::int64_t>(timeout_seconds * 1000)}};
+    for (;;) {
+        if (ready_word) copy_from_shared(word, memory.bytes().subspan(*ready_word, word.size()));
+        const bool is_listening = !ready_word || load_little<std::uint32_t>(word) != 0;
+        if (presence.is_present(*number) && is_listening) return true;
+        if (deadline.has_passed()) return false;
+        std::this_thread::sleep_for(pause);
+    }
 }
 
 Result<share::Client> ShareService::attach(const std::string& name) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -32,6 +33,9 @@ public:
     /// `peer` is a number or "all".
     [[nodiscard]] Result<share::RingReply> ring(const std::string& name, const std::string& peer,
                                                 std::uint32_t vector);
+    /// Until the peer holds its slot and, with an offset, the 32-bit word there is not 0. False: the time has passed.
+    [[nodiscard]] Result<bool> wait_ready(const std::string& name, const std::string& peer,
+                                          std::optional<std::uint64_t> ready_word, double timeout_seconds);
     /// Whether ring() with these words would reach a doorbell; rings nothing.
     [[nodiscard]] Result<void> check_ring(const std::string& name, const std::string& peer,
                                           std::uint32_t vector);

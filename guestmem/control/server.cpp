@@ -70,8 +70,10 @@ struct Server::State {
 };
 
 bool Server::State::has_room_for(const PeerCredentials& who) const {
-    if (who.uid == 0) return connections.size() < max_connections;
-    if (connections.size() >= max_connections - max_connections_per_user) return false;
+    if (who.uid == 0) return connections.size() < options.max_connections;
+    const std::size_t kept_for_root =
+        options.max_connections > max_connections_per_user ? max_connections_per_user : 0;
+    if (connections.size() >= options.max_connections - kept_for_root) return false;
     const auto same =
         std::ranges::count_if(connections, [&](const Connection& c) { return c.who.uid == who.uid; });
     return static_cast<std::size_t>(same) < max_connections_per_user;
@@ -242,16 +244,25 @@ Server::Server(Server&&) noexcept = default;
 Server& Server::operator=(Server&&) noexcept = default;
 Server::~Server() = default;
 
+const UnixListener& Server::listener() const { return state_->listener; }
+void Server::leave_file() { state_->listener.leave_file(); }
+
 std::size_t Server::count_connections() const { return state_->connections.size(); }
 
 Result<Server> Server::create(EventLoop& loop, const ServerOptions& options, Handler handler) {
+    UnixListener listener = GM_TRY(UnixListener::create(options.socket));
+    return create(loop, options, std::move(handler), std::move(listener));
+}
+
+Result<Server> Server::create(EventLoop& loop, const ServerOptions& options, Handler handler,
+                              UnixListener listener) {
     auto state = std::make_unique<State>();
     State* const self = state.get();
     self->loop = &loop;
     self->options = options;
     self->handler = std::move(handler);
     self->undertaker = GM_TRY(Undertaker::create(loop));
-    self->listener = GM_TRY(UnixListener::create(options.socket));
+    self->listener = std::move(listener);
     self->accepting = GM_TRY(loop.add_io(
         self->listener.view(), IoEvents::readable, [self](IoEvents) { self->accept_one(); }, Turn::late));
     self->housekeeping = GM_TRY(loop.add_timer(housekeeping_ms, [self] { self->keep_house(); }));

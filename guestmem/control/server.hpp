@@ -41,17 +41,25 @@ using Handler = std::function<Result<Outcome>(const PeerCredentials& caller, con
 struct ServerOptions {
     ListenOptions socket;
     std::uint64_t idle_timeout_ms = 60'000;
+    /// In all; at least max_connections_per_user, which are kept for root where there are more.
+    std::size_t max_connections = control::max_connections;
 };
 
 class Server {
 public:
     [[nodiscard]] static Result<Server> create(EventLoop& loop, const ServerOptions& options,
                                                Handler handler);
+    /// On a socket that listens already.
+    [[nodiscard]] static Result<Server> create(EventLoop& loop, const ServerOptions& options, Handler handler,
+                                               UnixListener listener);
     Server(Server&&) noexcept;
     Server& operator=(Server&&) noexcept;
     ~Server();
 
     [[nodiscard]] std::size_t count_connections() const;
+    [[nodiscard]] const UnixListener& listener() const;
+    /// The socket's file stays when the server goes.
+    void leave_file();
 
 private:
     struct State;

@@ -113,7 +113,7 @@ Result<Answer> decode_answer(std::string_view line) {
         if (!answer.error) return corrupt("an error without 'code' and 'message'");
     }
     if (const auto fds = object.find("fds"); fds != object.end()) {
-        if (!fds->is_number_unsigned() || fds->get<std::uint64_t>() > 16)
+        if (!fds->is_number_unsigned() || fds->get<std::uint64_t>() > max_answer_fds)
             return corrupt("'fds' is not a small number");
         answer.count_fds = fds->get<std::uint32_t>();
     }

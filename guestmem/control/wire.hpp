@@ -26,6 +26,8 @@ inline constexpr std::size_t max_request_bytes = 64 * 1024;
 inline constexpr std::size_t max_answer_bytes = 1024 * 1024;
 inline constexpr std::size_t max_nesting = 16;
 inline constexpr std::size_t max_call_bytes = 64;
+/// What one message of a Unix socket carries here (max_fds_per_message).
+inline constexpr std::size_t max_answer_fds = 32;
 
 struct Request {
     std::uint64_t id = 0;

@@ -232,8 +232,8 @@ TEST(DecodeAnswer, RefusesWhatIsNeitherResultNorError) {
 }
 
 TEST(DecodeAnswer, TakesDescriptorsOfTheLimitAndRefusesOnePast) {
-    EXPECT_EQ(decode_answer(R"({"v":1,"id":7,"result":{},"fds":16})")->count_fds, 16U);
-    EXPECT_FALSE(decode_answer(R"({"v":1,"id":7,"result":{},"fds":17})"));
+    EXPECT_EQ(decode_answer(R"({"v":1,"id":7,"result":{},"fds":32})")->count_fds, 32U);
+    EXPECT_FALSE(decode_answer(R"({"v":1,"id":7,"result":{},"fds":33})"));
     EXPECT_FALSE(decode_answer(R"({"v":1,"id":7,"result":{},"fds":4294967297})"));
 }
 

@@ -50,6 +50,23 @@ Result<bool> flag_of(const json& object, const char* field) {
     return found->get<bool>();
 }
 
+/// A flag that may be left out.
+Result<bool> flag_or(const json& object, const char* field, bool otherwise) {
+    if (!object.contains(field)) return otherwise;
+    return flag_of(object, field);
+}
+
+template <typename Number>
+Result<std::optional<Number>> number_if(const json& object, const char* field) {
+    if (!object.contains(field)) return std::optional<Number>{};
+    return std::optional<Number>{GM_TRY(number_of<Number>(object, field))};
+}
+
+Result<std::string> text_or(const json& object, const char* field, std::string otherwise) {
+    if (!object.contains(field)) return otherwise;
+    return text_of(object, field);
+}
+
 /// Not a copy: what stands in the list may nest as deep as the text is long.
 Result<const json*> list_of(const json& object, const char* field) {
     const auto found = object.find(field);
@@ -70,9 +87,10 @@ Result<std::vector<Number>> numbers_of(const json& object, const char* field) {
 }
 
 json to_object(const ShareSummary& summary) {
-    return {{"name", summary.name},        {"size", summary.size_bytes}, {"extent", summary.extent_bytes},
-            {"vectors", summary.vectors},  {"slots", summary.slots},     {"ids", summary.ids},
-            {"peers", summary.count_peers}};
+    return {{"name", summary.name},         {"size", summary.size_bytes}, {"extent", summary.extent_bytes},
+            {"vectors", summary.vectors},   {"slots", summary.slots},     {"ids", summary.ids},
+            {"peers", summary.count_peers}, {"origin", summary.origin},   {"maker", summary.maker},
+            {"backing", summary.backing},   {"stage", summary.stage},     {"keep", summary.is_kept}};
 }
 
 /// `peers` is a number in a list of shares and a list in the status of one.
@@ -84,6 +102,11 @@ Result<ShareSummary> to_summary(const json& object) {
     summary.vectors = GM_TRY(number_of<std::uint32_t>(object, "vectors"));
     summary.slots = GM_TRY(number_of<std::uint32_t>(object, "slots"));
     summary.ids = GM_TRY(text_of(object, "ids"));
+    summary.origin = GM_TRY(text_or(object, "origin", "file"));
+    summary.maker = GM_TRY(text_or(object, "maker", {}));
+    summary.backing = GM_TRY(text_or(object, "backing", "memfd"));
+    summary.stage = GM_TRY(text_or(object, "stage", "ready"));
+    summary.is_kept = GM_TRY(flag_or(object, "keep", false));
     if (object.contains("peers") && object["peers"].is_array()) {
         summary.count_peers = static_cast<std::uint32_t>(object["peers"].size());
     } else {
@@ -101,6 +124,10 @@ Result<PeerStatus> to_peer(const json& object) {
     peer.gid = GM_TRY(number_of<std::uint32_t>(object, "gid"));
     peer.is_joined = GM_TRY(text_of(object, "state")) == "joined";
     peer.is_tool = GM_TRY(flag_of(object, "tool"));
+    peer.may_notify = GM_TRY(flag_or(object, "may_notify", true));
+    peer.is_read_only = GM_TRY(flag_or(object, "read_only", false));
+    peer.is_revoked = GM_TRY(flag_or(object, "revoked", false));
+    peer.can_bypass_read_only = GM_TRY(flag_or(object, "read_only_does_not_hold", false));
     return peer;
 }
 
@@ -108,7 +135,24 @@ Result<PeerStatus> to_peer(const json& object) {
 
 Result<NamedCall> parse_named_call(std::string_view arguments) {
     const json object = GM_TRY(parse_object(arguments));
-    return NamedCall{GM_TRY(text_of(object, "share"))};
+    NamedCall call;
+    call.share = GM_TRY(text_of(object, "share"));
+    call.has_presence = GM_TRY(flag_or(object, "presence", false));
+    return call;
+}
+
+Result<AttachCall> parse_attach_call(std::string_view arguments) {
+    const json object = GM_TRY(parse_object(arguments));
+    AttachCall call;
+    call.share = GM_TRY(text_of(object, "share"));
+    call.is_session = GM_TRY(flag_or(object, "session", false));
+    call.may_create = GM_TRY(flag_or(object, "create", false));
+    call.is_read_only = GM_TRY(flag_or(object, "read_only", false));
+    call.size_bytes = GM_TRY(number_if<std::uint64_t>(object, "size"));
+    call.vectors = GM_TRY(number_if<std::uint32_t>(object, "vectors"));
+    call.slots = GM_TRY(number_if<std::uint32_t>(object, "slots"));
+    call.slot = GM_TRY(number_if<std::uint32_t>(object, "slot"));
+    return call;
 }
 
 Result<RingCall> parse_ring_call(std::string_view arguments) {
@@ -130,6 +174,9 @@ Result<ServiceSummary> parse_service_summary(std::string_view result) {
     const auto service = object.find("service");
     if (service == object.end() || !service->is_object()) return wrong("service", "an object");
     summary.pid = GM_TRY(number_of<std::int32_t>(*service, "pid"));
+    if (service->contains("generation"))
+        summary.generation = GM_TRY(number_of<std::uint32_t>(*service, "generation"));
+    summary.keeper = GM_TRY(text_or(*service, "keeper", {}));
     for (const json& entry : *GM_TRY(list_of(object, "shares"))) {
         if (!entry.is_object()) return wrong("shares", "a list of objects");
         summary.shares.push_back(GM_TRY(to_summary(entry)));
@@ -177,6 +224,31 @@ Result<AttachReply> parse_attach_reply(std::string_view result) {
     return AttachReply{GM_TRY(number_of<std::uint32_t>(object, "slot"))};
 }
 
+Result<SessionReply> parse_session_reply(std::string_view result) {
+    const json object = GM_TRY(parse_object(result));
+    SessionReply reply;
+    reply.slot = GM_TRY(number_of<std::uint32_t>(object, "slot"));
+    reply.size_bytes = GM_TRY(number_of<std::uint64_t>(object, "size"));
+    reply.extent_bytes = GM_TRY(number_of<std::uint64_t>(object, "extent"));
+    reply.vectors = GM_TRY(number_of<std::uint32_t>(object, "vectors"));
+    reply.slots = GM_TRY(number_of<std::uint32_t>(object, "slots"));
+    reply.senders = GM_TRY(number_of<std::uint32_t>(object, "senders"));
+    reply.is_created = GM_TRY(flag_of(object, "created"));
+    reply.may_notify = GM_TRY(flag_of(object, "may_notify"));
+    reply.is_read_only = GM_TRY(flag_of(object, "read_only"));
+    return reply;
+}
+
+Result<ReloadReply> parse_reload_reply(std::string_view result) {
+    const json object = GM_TRY(parse_object(result));
+    ReloadReply reply;
+    for (const json& entry : *GM_TRY(list_of(object, "changes"))) {
+        if (!entry.is_string()) return wrong("changes", "a list of texts");
+        reply.changes.push_back(entry.get<std::string>());
+    }
+    return reply;
+}
+
 Result<RingReply> parse_ring_reply(std::string_view result) {
     const json object = GM_TRY(parse_object(result));
     RingReply reply;
@@ -185,7 +257,24 @@ Result<RingReply> parse_ring_reply(std::string_view result) {
     return reply;
 }
 
-std::string to_json(const NamedCall& call) { return to_text({{"share", call.share}}); }
+std::string to_json(const NamedCall& call) {
+    json object{{"share", call.share}};
+    if (call.has_presence) object["presence"] = true;
+    return to_text(object);
+}
+
+std::string to_json(const AttachCall& call) {
+    json object{{"share", call.share}};
+    if (!call.is_session) return to_text(object);
+    object["session"] = true;
+    if (call.may_create) object["create"] = true;
+    if (call.is_read_only) object["read_only"] = true;
+    if (call.size_bytes) object["size"] = *call.size_bytes;
+    if (call.vectors) object["vectors"] = *call.vectors;
+    if (call.slots) object["slots"] = *call.slots;
+    if (call.slot) object["slot"] = *call.slot;
+    return to_text(object);
+}
 
 std::string to_json(const RingCall& call) {
     json object{{"share", call.share}, {"vector", call.vector}};
@@ -200,7 +289,9 @@ std::string to_json(const RingCall& call) {
 std::string to_json(const ServiceSummary& summary) {
     json shares = json::array();
     for (const ShareSummary& share : summary.shares) shares.push_back(to_object(share));
-    return to_text({{"service", {{"pid", summary.pid}}}, {"shares", std::move(shares)}});
+    return to_text(
+        {{"service", {{"pid", summary.pid}, {"generation", summary.generation}, {"keeper", summary.keeper}}},
+         {"shares", std::move(shares)}});
 }
 
 std::string to_json(const ShareStatus& status) {
@@ -217,7 +308,11 @@ std::string to_json(const ShareStatus& status) {
                                    {"uid", peer.uid},
                                    {"gid", peer.gid},
                                    {"state", peer.is_joined ? "joined" : "joining"},
-                                   {"tool", peer.is_tool}});
+                                   {"tool", peer.is_tool},
+                                   {"may_notify", peer.may_notify},
+                                   {"read_only", peer.is_read_only},
+                                   {"revoked", peer.is_revoked},
+                                   {"read_only_does_not_hold", peer.can_bypass_read_only}});
     object["pending"] = json::array();
     for (const PendingKicks& slot : status.pending)
         object["pending"].push_back({{"slot", slot.slot}, {"kicks", slot.per_vector}});
@@ -229,6 +324,20 @@ std::string to_json(const MemoryReply& reply) {
 }
 
 std::string to_json(const AttachReply& reply) { return to_text({{"slot", reply.slot}}); }
+
+std::string to_json(const SessionReply& reply) {
+    return to_text({{"slot", reply.slot},
+                    {"size", reply.size_bytes},
+                    {"extent", reply.extent_bytes},
+                    {"vectors", reply.vectors},
+                    {"slots", reply.slots},
+                    {"senders", reply.senders},
+                    {"created", reply.is_created},
+                    {"may_notify", reply.may_notify},
+                    {"read_only", reply.is_read_only}});
+}
+
+std::string to_json(const ReloadReply& reply) { return to_text({{"changes", reply.changes}}); }
 
 std::string to_json(const RingReply& reply) {
     return to_text({{"rung", reply.rung}, {"absent", reply.absent}});

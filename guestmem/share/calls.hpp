@@ -18,9 +18,22 @@
 
 namespace guestmem::share {
 
-/// The argument of share.stat, share.memory and share.attach.
+/// The argument of share.stat and share.memory.
 struct NamedCall {
     std::string share;
+    bool has_presence = false;  ///< of share.memory: the presence pages, too
+};
+
+/// The argument of share.attach. Without `is_session` the other fields mean nothing.
+struct AttachCall {
+    std::string share;
+    bool is_session = false;
+    bool may_create = false;
+    bool is_read_only = false;
+    std::optional<std::uint64_t> size_bytes = {};  ///< of a share that this call makes
+    std::optional<std::uint32_t> vectors = {};     ///< the same
+    std::optional<std::uint32_t> slots = {};       ///< the same
+    std::optional<std::uint32_t> slot = {};        ///< the one that is wanted
 };
 
 struct RingCall {
@@ -37,6 +50,12 @@ struct ShareSummary {
     std::uint32_t slots = 0;
     std::string ids;
     std::uint32_t count_peers = 0;
+    std::string origin = "file";    ///< "file", or "dynamic": made by a client
+    std::string maker = {};         ///< of a dynamic one: the VM; empty: the host
+    std::string backing = "memfd";  ///< "memfd", "file", "shm"
+    std::string stage =
+        "ready";  ///< "ready", "blank": gets pages or is cleared, "retired": takes no newcomers
+    bool is_kept = false;
 };
 
 struct PeerStatus {
@@ -47,6 +66,11 @@ struct PeerStatus {
     std::uint32_t gid = 0;
     bool is_joined = false;
     bool is_tool = false;
+    bool may_notify = true;
+    bool is_read_only = false;
+    bool is_revoked = false;
+    /// Read-only, and yet it could re-open the memory writable: of the owner's uid, or root.
+    bool can_bypass_read_only = false;
 };
 
 struct DoorStatus {
@@ -70,6 +94,8 @@ struct ShareStatus {
 
 struct ServiceSummary {
     std::int32_t pid = 0;
+    std::uint32_t generation = 1;  ///< how many instances have served these shares
+    std::string keeper = {};       ///< who holds their descriptors; empty: nobody
     std::vector<ShareSummary> shares;
 };
 
@@ -82,25 +108,49 @@ struct AttachReply {
     std::uint32_t slot = 0;
 };
 
+/// Of a session. Descriptors: the ivshmem stream, the presence pages, the bell; then, where `senders` is not 0, the own
+/// sender page and those of the other slots in their order.
+struct SessionReply {
+    std::uint32_t slot = 0;
+    std::uint64_t size_bytes = 0;
+    std::uint64_t extent_bytes = 0;
+    std::uint32_t vectors = 0;
+    std::uint32_t slots = 0;
+    std::uint32_t senders = 0;
+    bool is_created = false;
+    bool may_notify = true;
+    bool is_read_only = false;
+};
+
+struct ReloadReply {
+    std::vector<std::string> changes;
+};
+
 struct RingReply {
     std::vector<std::uint32_t> rung;
     std::vector<std::uint32_t> absent;  ///< rung too: the kick waits for the next holder
 };
 
 [[nodiscard]] Result<NamedCall> parse_named_call(std::string_view arguments);
+[[nodiscard]] Result<AttachCall> parse_attach_call(std::string_view arguments);
 [[nodiscard]] Result<RingCall> parse_ring_call(std::string_view arguments);
 [[nodiscard]] Result<ServiceSummary> parse_service_summary(std::string_view result);
 [[nodiscard]] Result<ShareStatus> parse_share_status(std::string_view result);
 [[nodiscard]] Result<MemoryReply> parse_memory_reply(std::string_view result);
 [[nodiscard]] Result<AttachReply> parse_attach_reply(std::string_view result);
+[[nodiscard]] Result<SessionReply> parse_session_reply(std::string_view result);
+[[nodiscard]] Result<ReloadReply> parse_reload_reply(std::string_view result);
 [[nodiscard]] Result<RingReply> parse_ring_reply(std::string_view result);
 
 [[nodiscard]] std::string to_json(const NamedCall& call);
+[[nodiscard]] std::string to_json(const AttachCall& call);
 [[nodiscard]] std::string to_json(const RingCall& call);
 [[nodiscard]] std::string to_json(const ServiceSummary& summary);
 [[nodiscard]] std::string to_json(const ShareStatus& status);
 [[nodiscard]] std::string to_json(const MemoryReply& reply);
 [[nodiscard]] std::string to_json(const AttachReply& reply);
+[[nodiscard]] std::string to_json(const SessionReply& reply);
+[[nodiscard]] std::string to_json(const ReloadReply& reply);
 [[nodiscard]] std::string to_json(const RingReply& reply);
 
 }  // namespace guestmem::share

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "guestmem/base/sizes.hpp"
+#include "guestmem/share/wildcard.hpp"
 #include "guestmem/sys/host.hpp"
 
 namespace guestmem::share {
@@ -52,6 +53,64 @@ std::optional<Problem> find_slots_problem(std::uint64_t slots, std::uint64_t vec
                         slots, vectors, slots * vectors, max_slots_times_vectors),
             fmt::format("with {} vectors write at most {} slots", vectors,
                         max_slots_times_vectors / vectors)};
+    return std::nullopt;
+}
+
+std::optional<Problem> find_huge_pages_problem(std::uint64_t huge_page_bytes, std::uint64_t size_bytes) {
+    if (huge_page_bytes == 0) return std::nullopt;
+    const bool is_power_of_two = (huge_page_bytes & (huge_page_bytes - 1)) == 0;
+    if (!is_power_of_two || huge_page_bytes < least_huge_page_bytes || huge_page_bytes > max_huge_page_bytes)
+        return Problem{fmt::format("no machine has huge pages of {}", format_size(huge_page_bytes)),
+                       "write \"2M\" or \"1G\", or what stands in /sys/kernel/mm/hugepages"};
+    if (size_bytes % huge_page_bytes != 0)
+        return Problem{
+            fmt::format("size {} is not whole huge pages of {}", size_bytes, format_size(huge_page_bytes)),
+            fmt::format("the next size is \"{}\"", format_size(*round_up(size_bytes, huge_page_bytes)))};
+    return std::nullopt;
+}
+
+std::optional<Problem> find_path_problem(BackingKind kind, std::string_view path) {
+    if (kind == BackingKind::memfd) {
+        if (path.empty()) return std::nullopt;
+        return Problem{"a memfd has no path", "write backing = \"file\" or backing = \"shm\", or no path"};
+    }
+    if (kind == BackingKind::shm) {
+        const std::string_view name = path.substr(std::min<std::size_t>(1, path.size()));
+        const bool is_name = path.starts_with('/') && !name.empty() && name != "." && name != ".." &&
+                             name.find_first_of(std::string_view{"/\0", 2}) == std::string_view::npos;
+        if (is_name && name.size() <= max_shm_name_bytes) return std::nullopt;
+        return Problem{
+            fmt::format("a shm name is '/' and 1 to {} bytes without another '/'", max_shm_name_bytes),
+            "write path = \"/mailbox\""};
+    }
+    if (!path.starts_with('/') || path.ends_with('/') || path.find('\0') != std::string_view::npos)
+        return Problem{"the path of a file begins with '/' and does not end with it",
+                       "write path = \"/var/lib/guestmem/mailbox\""};
+    if (path.size() > max_path_bytes)
+        return Problem{
+            fmt::format("a path has at most {} bytes, this one has {}", max_path_bytes, path.size()),
+            "choose a shorter path"};
+    return std::nullopt;
+}
+
+std::optional<Problem> find_cgroup_problem(std::string_view pattern) {
+    constexpr const char* advice = "write cgroup = \"/machine.slice/linux*\"";
+    if (!pattern.starts_with('/') && !pattern.starts_with('*'))
+        return Problem{"the path of a cgroup begins with '/'", advice};
+    if (pattern.size() > max_cgroup_pattern_bytes)
+        return Problem{fmt::format("a pattern of cgroups has at most {} bytes, this one has {}",
+                                   max_cgroup_pattern_bytes, pattern.size()),
+                       "let '*' stand for some of them"};
+    if (const auto wildcard = Wildcard::parse(pattern); !wildcard) return Problem{wildcard.error(), advice};
+    return std::nullopt;
+}
+
+std::optional<Problem> find_rule_problem(const Rule& rule) {
+    if (auto problem = find_pattern_problem(rule.pattern))
+        return Problem{*std::move(problem), "write a name or a shell wildcard, as in \"mail*\""};
+    const Permissions& may = rule.permissions;
+    if (rule.verdict == Verdict::allow && !may.may_attach && !may.may_create && !may.may_notify)
+        return Problem{"an allow of nothing", "write deny, or may = [\"attach\"] with what else it may"};
     return std::nullopt;
 }
 

@@ -2,7 +2,8 @@
 /// Fuzzes config_file.hpp: any bytes as a configuration file.
 ///
 /// Asserts: an accepted configuration keeps every limit of config.hpp, its names, sockets and slots are given
-/// once, and its doors lead to shares that exist. An error names file:line:column in its first line, begins every
+/// once, its doors lead to shares that exist, its VMs have rules that can be read and a way to come, and its rights
+/// can be looked at as a whole. An error names file:line:column in its first line, begins every
 /// finding that way, and brings no control character to the terminal.
 #include <algorithm>
 #include <cctype>
@@ -15,6 +16,7 @@
 
 #include "guestmem/base/check.hpp"
 #include "guestmem/share/config_file.hpp"
+#include "guestmem/share/rights_lint.hpp"
 
 namespace guestmem::share {
 namespace {
@@ -30,6 +32,10 @@ void check_shares(const ServiceConfig& config) {
         GM_CHECK(!find_vectors_problem(share.vectors));
         GM_CHECK(!find_slots_problem(share.slots, share.vectors));
         GM_CHECK(extent_of(share.size_bytes) >= share.size_bytes);
+        GM_CHECK(!find_huge_pages_problem(share.huge_page_bytes, share.size_bytes));
+        GM_CHECK(share.huge_page_bytes == 0 || share.backing == BackingKind::memfd);
+        GM_CHECK(!find_path_problem(share.backing, share.path));
+        GM_CHECK(!share.is_dynamic);
         GM_CHECK(names.insert(share.name).second);
     }
 }
@@ -45,6 +51,8 @@ void check_doors(const ServiceConfig& config) {
     std::set<std::string> paths;
     std::set<std::pair<std::string, std::uint32_t>> slots;
     check_socket(config.control.socket, paths);
+    for (const VmConfig& vm : config.vms)
+        if (vm.socket) check_socket(*vm.socket, paths);
     for (const DoorConfig& door : config.doors) {
         check_socket(door.socket, paths);
         const auto share = std::ranges::find(config.shares, door.share, &ShareConfig::name);
@@ -57,6 +65,32 @@ void check_doors(const ServiceConfig& config) {
             GM_CHECK(slots.emplace(door.share, slot).second);
         }
     }
+}
+
+void check_limits(const UsageLimits& limits) {
+    GM_CHECK(limits.shares <= max_shares && limits.bytes <= max_total_bytes);
+    GM_CHECK(limits.peers >= 1 && limits.peers <= max_peers);
+    GM_CHECK(limits.vectors <= max_total_vectors && limits.queued_messages <= max_queued_messages);
+}
+
+void check_vms(const ServiceConfig& config) {
+    GM_CHECK(config.file == file_name && config.vms.size() <= max_vms);
+    std::set<std::string> names;
+    check_limits(config.totals);
+    for (const VmConfig& vm : config.vms) {
+        GM_CHECK(!find_name_problem(vm.name) && names.insert(vm.name).second);
+        check_limits(vm.limits);
+        GM_CHECK(vm.match.cgroup.empty() || !find_cgroup_problem(vm.match.cgroup));
+        const bool has_door = std::ranges::find(config.doors, vm.name, &DoorConfig::vm) != config.doors.end();
+        GM_CHECK(vm.rules.size() <= max_rules && vm.line >= 1);
+        GM_CHECK(has_door || vm.socket || !vm.match.is_empty());
+        for (const Rule& rule : vm.rules) GM_CHECK(!find_rule_problem(rule) && rule.line >= 1);
+        for (const VmConfig& other : config.vms)
+            GM_CHECK(&vm == &other || vm.socket || other.socket || vm.match.is_empty() ||
+                     !(vm.match == other.match));
+    }
+    for (const LintFinding& finding : lint_rights(config, 0))
+        GM_CHECK(!finding.what.empty() && !finding.advice.empty());
 }
 
 /// Whether the line begins with "fuzz.toml:LINE:COLUMN: error: ".
@@ -92,6 +126,7 @@ void attack(std::string_view text) {
     if (!config) return check_error(config.error());
     check_shares(*config);
     check_doors(*config);
+    check_vms(*config);
 }
 
 }  // namespace

@@ -96,5 +96,58 @@ TEST(QuickConfig, RefusesWhatTheFileWouldRefuse) {
     EXPECT_FALSE(quick_config(quick_options(folder.path_of("no/such/sock"))));
 }
 
+TEST(ShareHugePages, ArePowersOfTwoThatTheSizeIsMadeOf) {
+    EXPECT_FALSE(find_huge_pages_problem(0, 4096));
+    EXPECT_FALSE(find_huge_pages_problem(2 << 20, 4 << 20));
+    EXPECT_FALSE(find_huge_pages_problem(least_huge_page_bytes, 0));
+    EXPECT_FALSE(find_huge_pages_problem(max_huge_page_bytes, 0));
+    EXPECT_TRUE(find_huge_pages_problem(least_huge_page_bytes / 2, 0));
+    EXPECT_TRUE(find_huge_pages_problem(max_huge_page_bytes * 2, 0));
+    EXPECT_TRUE(find_huge_pages_problem(3 << 20, 0));
+    const auto problem = find_huge_pages_problem(2 << 20, (2 << 20) + 4096);
+    ASSERT_TRUE(problem);
+    EXPECT_NE(problem->advice.find("4M"), std::string::npos) << problem->advice;
+}
+
+TEST(SharePath, OfAFileIsAbsoluteAndOfAShmOneName) {
+    EXPECT_FALSE(find_path_problem(BackingKind::memfd, ""));
+    EXPECT_TRUE(find_path_problem(BackingKind::memfd, "/a"));
+
+    EXPECT_FALSE(find_path_problem(BackingKind::file, "/a/b"));
+    EXPECT_FALSE(find_path_problem(BackingKind::file, "/" + std::string(max_path_bytes - 1, 'a')));
+    for (const std::string& path : {std::string{}, std::string{"a"}, std::string{"/"}, std::string{"/a/"},
+                                    std::string("/a\0b", 4), "/" + std::string(max_path_bytes, 'a')})
+        EXPECT_TRUE(find_path_problem(BackingKind::file, path)) << path;
+
+    EXPECT_FALSE(find_path_problem(BackingKind::shm, "/a"));
+    EXPECT_FALSE(find_path_problem(BackingKind::shm, "/" + std::string(max_shm_name_bytes, 'a')));
+    for (const std::string& path :
+         {std::string{}, std::string{"a"}, std::string{"/"}, std::string{"/a/b"}, std::string{"/."},
+          std::string{"/.."}, std::string("/a\0b", 4), "/" + std::string(max_shm_name_bytes + 1, 'a')})
+        EXPECT_TRUE(find_path_problem(BackingKind::shm, path)) << path;
+}
+
+TEST(ShareCgroup, IsAPatternOverAPath) {
+    EXPECT_FALSE(find_cgroup_problem("/machine.slice/linux*"));
+    EXPECT_FALSE(find_cgroup_problem("*/linux.scope"));
+    EXPECT_FALSE(find_cgroup_problem("/" + std::string(max_cgroup_pattern_bytes - 1, 'a')));
+    EXPECT_TRUE(find_cgroup_problem("/" + std::string(max_cgroup_pattern_bytes, 'a')));
+    EXPECT_TRUE(find_cgroup_problem(""));
+    EXPECT_TRUE(find_cgroup_problem("machine.slice"));
+    EXPECT_TRUE(find_cgroup_problem("/a[b"));
+}
+
+TEST(ShareRule, AllowsSomethingToSomeName) {
+    EXPECT_FALSE(find_rule_problem({.pattern = "mail*"}));
+    EXPECT_TRUE(find_rule_problem({.pattern = "a/b"}));
+    EXPECT_TRUE(find_rule_problem({.pattern = ""}));
+    Rule nothing{.verdict = Verdict::allow,
+                 .pattern = "a",
+                 .permissions = {.may_attach = false, .may_create = false, .may_notify = false}};
+    EXPECT_TRUE(find_rule_problem(nothing));
+    nothing.verdict = Verdict::deny;
+    EXPECT_FALSE(find_rule_problem(nothing));
+}
+
 }  // namespace
 }  // namespace guestmem::share

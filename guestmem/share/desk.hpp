@@ -1,46 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <functional>
-#include <list>
-#include <span>
+#include <string>
+#include <vector>
 
+#include "guestmem/base/log.hpp"
+#include "guestmem/base/result.hpp"
 #include "guestmem/control/server.hpp"
+#include "guestmem/share/calls.hpp"
 #include "guestmem/share/config.hpp"
-#include "guestmem/share/hall.hpp"
+#include "guestmem/share/legacy.hpp"
+#include "guestmem/share/policy.hpp"
+#include "guestmem/share/registry.hpp"
 
-/// The share service's answers to control calls.
+/// The answers to control calls: what the host's tools and the VMs' programs ask of the service.
 ///
-/// Contract: whoever may open the control socket may list and stat. Memory, attaching and ringing are for
-/// operators: root, the service's own user, and those that the configuration names. An unknown share is told to
-/// operators and others alike, since list shows the names anyway.
+/// Concepts: who asks is a Principal. The host may do everything. A VM attaches to what its rules allow, makes what
+/// they allow within its limits, and sees nothing else. Whoever else may open the common socket may list and stat.
+/// Contract: a refusal tells the caller no more than it may know: the same text whether a share exists or not; the log
+/// has the rule, with its place. Whatever a call makes is gone again when the call fails.
+/// Lifetime: what DeskHost names outlives it.
 /// Threads: the owner's loop.
 
 namespace guestmem::share {
 
+struct DeskHost {
+    const ServiceConfig& config;
+    const Policy& policy;
+    Registry& registry;
+    Legacy& legacy;
+    /// Brings a host tool into a hall, within the bounds that hold for every connection.
+    std::function<Result<std::uint32_t>(Hall& hall, Entrant entrant)> admit;
+    std::function<Result<std::vector<std::string>>()> reload;
+    std::function<Result<void>()> retire;
+    std::function<void(LogLevel level, std::string_view text)> say;
+};
+
 class Desk {
 public:
-    /// Brings a host tool into a hall, within the bounds that hold for every connection.
-    using AdmitTool = std::function<Result<std::uint32_t>(Hall& hall, Entrant entrant)>;
+    explicit Desk(DeskHost host) : host_(std::move(host)) {}
 
-    Desk(const ServiceConfig& config, std::list<Hall>& halls, AdmitTool admit_tool)
-        : config_(config), halls_(halls), admit_tool_(std::move(admit_tool)) {}
-
-    [[nodiscard]] Result<control::Outcome> answer(const PeerCredentials& caller,
+    [[nodiscard]] Result<control::Outcome> answer(const Principal& who, const PeerCredentials& caller,
                                                   const control::Request& request);
 
 private:
-    [[nodiscard]] bool is_operator(const PeerCredentials& caller) const;
-    [[nodiscard]] Result<Hall*> find_hall(const std::string& name);
-    [[nodiscard]] Result<control::Outcome> list() const;
+    [[nodiscard]] bool may_see(const Principal& who, std::string_view share) const;
+    [[nodiscard]] Result<Hall*> find_hall(const Principal& who, const std::string& name);
+    [[nodiscard]] Result<control::Outcome> list(const Principal& who) const;
     [[nodiscard]] Result<control::Outcome> stat(Hall& hall) const;
-    [[nodiscard]] Result<control::Outcome> memory(Hall& hall) const;
-    [[nodiscard]] Result<control::Outcome> attach(const PeerCredentials& caller, Hall& hall);
-    [[nodiscard]] Result<control::Outcome> ring(const control::Request& request);
+    [[nodiscard]] Result<control::Outcome> memory(const NamedCall& call, Hall& hall) const;
+    [[nodiscard]] Result<control::Outcome> attach(const Principal& who, const PeerCredentials& caller,
+                                                  const AttachCall& call);
+    [[nodiscard]] Result<Permissions> check(const Principal& who, const PeerCredentials& caller,
+                                            const std::string& share, Wanted wanted);
+    [[nodiscard]] Result<Hall*> make_share(const Principal& who, const PeerCredentials& caller,
+                                           const AttachCall& call);
+    void choose_slot(const Principal& who, const AttachCall& call, const Hall& hall, Entrant& entrant) const;
+    [[nodiscard]] Result<control::Outcome> ring(const Principal& who, const RingCall& call);
 
-    const ServiceConfig& config_;
-    std::list<Hall>& halls_;
-    AdmitTool admit_tool_;
+    DeskHost host_;
 };
 
 }  // namespace guestmem::share

@@ -11,6 +11,8 @@
 #include "guestmem/base/log.hpp"
 #include "guestmem/base/result.hpp"
 #include "guestmem/share/ivshmem/outbox.hpp"
+#include "guestmem/share/legacy.hpp"
+#include "guestmem/share/rights.hpp"
 #include "guestmem/share/roster.hpp"
 #include "guestmem/share/share.hpp"
 #include "guestmem/sys/event_loop.hpp"
@@ -20,15 +22,21 @@
 /// One share with the peers that are in it: admits, tells, and sees them leave.
 ///
 /// Concepts: an Entrant is a connection that asks to come in; a Peer is one that holds an id. A peer is joining
-/// until everything of its handshake is sent, joined after.
+/// until everything of its handshake is sent, joined after. While the share's memory still gets its pages, or is
+/// being cleared, peers have their ids and wait for their first message: work() goes on with it, a chunk at a time.
 /// Contract: admit() takes the entrant's stream only when it succeeds; its error carries the errno to refuse
-/// with. Everything that the handshake needs (id, doorbells, queue) exists before its first byte is sent.
+/// with. Everything that the handshake needs (id, doorbells, queue) exists before its first byte is sent, and is in
+/// the journal and with the keeper.
+/// A peer gets what its permissions say: memory that it cannot map writable, or no doorbells but its own.
 /// A peer leaves when it closes, sends a byte, misses the handshake deadline or overflows its queue; its stream
 /// then goes to on_departed. The deadline moves with every message that the client takes, up to
 /// handshake_patience timeouts in all: a crowd on a slow host is served, a client that dawdles is not.
-/// Lifetime: loop, log and callbacks outlive the hall; a hall does not move (peers' handlers know its address).
+/// A peer that is revoked keeps what it has, and gets nothing more.
+/// When the last peer leaves, the memory of a share that does not keep it is cleared.
+/// resume() takes a peer over from an earlier instance: it notices nothing.
+/// Lifetime: loop, log, legacy and callbacks outlive the hall; a hall does not move (peers' handlers know its address).
 /// Threads: the owner's loop.
-/// Cost: with stable ids a peer's coming and going touches no other peer.
+/// Cost: with stable ids a peer's coming and going touches no other peer but those with a bell.
 
 namespace guestmem::share {
 
@@ -43,6 +51,11 @@ struct Entrant {
     Wish wish = Wish::lowest;
     std::vector<std::uint32_t> own_slots;
     bool is_tool = false;
+    Permissions permissions = {};
+    std::optional<EventFd> bell = {};    ///< rung when somebody comes or goes
+    ConnectionRecord* record = nullptr;  ///< in the journal, while it counts there
+    std::uint32_t number = 0;  ///< of the connection: the keeper has the stream under it; 0: it has not
+    std::uint32_t max_queued = UINT32_MAX;  ///< messages that may wait for it beside its handshake
 
     /// "vm 'linux' (pid 12, uid 107)".
     [[nodiscard]] std::string to_text() const;
@@ -56,9 +69,11 @@ struct Peer {
     std::size_t queue_limit = 0;
     std::uint64_t deadline_ms = 0;       ///< of the next progress in its handshake
     std::uint64_t last_deadline_ms = 0;  ///< of the whole handshake
+    bool is_waiting = false;             ///< for the memory
     bool is_joined = false;
     bool is_stalled = false;  ///< descriptors in flight at the limit: the next tick tries again
     bool is_blocked = false;  ///< waits until its socket is writable
+    bool is_revoked = false;
     bool is_gone = false;
     EventSource source;
 };
@@ -68,46 +83,91 @@ struct HallHost {
     LogLimiter& log;
     const Limits& limits;
     Ringer& ringer;
+    Legacy& legacy;
     std::function<void(Entrant)> on_departed;
     /// Something waits for tick().
     std::function<void()> on_work_left;
+    /// Something waits for work().
+    std::function<void()> on_chores_left;
 };
 
 class Hall {
 public:
-    Hall(HallHost host, Share share, std::span<const std::uint32_t> owned_slots);
+    /// `record` is of this share.
+    Hall(HallHost host, Share share, ShareRecord& record, std::span<const std::uint32_t> owned_slots);
     Hall(const Hall&) = delete;
     Hall& operator=(const Hall&) = delete;
     ~Hall() = default;
 
     [[nodiscard]] Result<std::uint32_t> admit(Entrant& entrant);
+    /// A peer of an earlier instance, by its record. An error names why it cannot go on; then `entrant` keeps the
+    /// stream.
+    [[nodiscard]] Result<void> resume(Entrant& entrant, std::shared_ptr<const Doorbells> bells);
+    /// An earlier instance has made it.
+    void mark_inherited() { is_inherited_ = true; }
+    [[nodiscard]] bool is_inherited() const { return is_inherited_; }
+    /// After the last resume(): a share that nobody came back to is as one that everybody has left.
+    void settle_in();
+    /// Somebody who left while nobody looked, or could not be resumed: those who knew it are told.
+    void tell_gone(std::uint32_t id);
     /// With classic ids the doorbells of those who left stay open while a slow reader has not heard of them. Cuts the
     /// slowest such reader; false when there is none. For when descriptors run out.
     bool shed_slowest();
     /// Deadlines and retries. True while there is something to wait for.
     bool tick(std::uint64_t now_ms);
+    /// A chunk of pages. True while there are more.
+    bool work();
     /// Kicks a vector of one id; false when nobody holds the id (with stable ids the kick waits there).
     [[nodiscard]] Result<bool> ring(std::uint32_t id, std::uint32_t vector);
+    /// Which slots belong to VMs from here on.
+    void set_owned(std::span<const std::uint32_t> owned_slots) { roster_.set_owned(owned_slots); }
+    /// Asks for each peer what it may do from here on; nothing: it has lost its right. The lines say who did.
+    void review(const std::function<std::optional<Permissions>(const Entrant&)>& rights,
+                std::vector<std::string>& changes);
+    /// No newcomers; on_departed of the last peer is the end.
+    void retire();
+    [[nodiscard]] bool is_retired() const { return record_->stage.load() == ShareStage::retired; }
+    /// Nobody is here, and no instance of the service has a use for it.
+    [[nodiscard]] bool is_over() const;
+    /// Sends nothing any more, and closes nothing: the next instance goes on.
+    void abandon();
 
     [[nodiscard]] const Share& share() const { return share_; }
+    [[nodiscard]] Share& share() { return share_; }
+    [[nodiscard]] const ShareRecord& record() const { return *record_; }
+    [[nodiscard]] ShareRecord& record() { return *record_; }
     [[nodiscard]] const std::list<Peer>& peers() const { return peers_; }
     [[nodiscard]] const Peer* find_peer(std::uint32_t id) const;
 
 private:
     [[nodiscard]] Result<std::shared_ptr<const Doorbells>> doorbells_for(std::uint32_t id);
+    [[nodiscard]] Result<Peer*> seat(Entrant& entrant, std::uint32_t id,
+                                     std::shared_ptr<const Doorbells> bells);
+    void enter_in_journal(Peer& peer);
+    /// `count_done` messages of it were sent by an earlier instance.
+    void start_handshake(Peer& peer, std::uint32_t count_done = 0);
     void fill_handshake(Peer& peer);
+    void announce_newcomer(const Peer& peer);
+    void queue_gone(std::uint32_t id);
+    void show_presence(std::uint32_t id, bool is_present);
     void serve(Peer& peer, IoEvents events);
     void flush(Peer& peer);
     void wait_for(Peer& peer, IoEvents events);
     void cut(Peer& peer, std::string_view why, LogLevel level);
+    void leave_empty();
     void settle();
     void log(LogLevel level, std::string_view text);
+    [[nodiscard]] bool is_classic() const { return share_.config().ids == IdPolicy::classic; }
+    [[nodiscard]] bool is_ready() const { return record_->stage.load() != ShareStage::blank; }
 
     HallHost host_;
     Share share_;
+    ShareRecord* record_;
     Roster roster_;
     // A list: a peer's handler holds its address.
     std::list<Peer> peers_;
+    bool is_inherited_ = false;
+    bool is_written_ = false;    ///< somebody has had the memory since it was clean
     bool is_unsettled_ = false;  ///< somebody is gone, or notices were queued
 };
 

@@ -49,6 +49,22 @@ Result<std::uint32_t> Roster::take(Wish wish, std::span<const std::uint32_t> own
     return slot;
 }
 
+bool Roster::hold(std::uint32_t id) {
+    if (policy_ == IdPolicy::classic) return id < next_classic_ && held_.insert(id).second;
+    if (free_owned_.erase(id) == 0 && free_open_.erase(id) == 0) return false;
+    held_.insert(id);
+    return true;
+}
+
+void Roster::set_owned(std::span<const std::uint32_t> owned) {
+    owned_ = {owned.begin(), owned.end()};
+    if (policy_ == IdPolicy::classic) return;
+    free_open_.clear();
+    free_owned_.clear();
+    for (std::uint32_t slot = 0; slot < slots_; ++slot)
+        if (!held_.contains(slot)) (owned_.contains(slot) ? free_owned_ : free_open_).insert(slot);
+}
+
 void Roster::release(std::uint32_t id) {
     if (held_.erase(id) == 0 || policy_ == IdPolicy::classic) return;
     (owned_.contains(id) ? free_owned_ : free_open_).insert(id);

@@ -29,7 +29,14 @@ public:
 
     /// `own` is read for Wish::own only.
     [[nodiscard]] Result<std::uint32_t> take(Wish wish, std::span<const std::uint32_t> own = {});
+    /// Takes an id that its holder had before this roster was made; false where somebody has it, or it is none.
+    [[nodiscard]] bool hold(std::uint32_t id);
     void release(std::uint32_t id);
+    /// Which slots belong to VMs from here on; who holds one keeps it.
+    void set_owned(std::span<const std::uint32_t> owned);
+    /// Classic ids go on there.
+    void set_next_classic(std::uint32_t id) { next_classic_ = id; }
+    [[nodiscard]] std::uint32_t next_classic() const { return next_classic_; }
     [[nodiscard]] std::size_t count_held() const { return held_.size(); }
 
 private:

@@ -4,38 +4,24 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cstring>
-#include <list>
-#include <map>
-#include <optional>
 #include <set>
 
-#include "guestmem/control/server.hpp"
-#include "guestmem/share/desk.hpp"
-#include "guestmem/share/hall.hpp"
-#include "guestmem/share/ivshmem/wire.hpp"
+#include "guestmem/share/service_state.hpp"
 #include "guestmem/sys/host.hpp"
-#include "guestmem/sys/undertaker.hpp"
 
 namespace guestmem::share {
 namespace {
 
-constexpr std::uint64_t tick_ms = 50;
 /// Lines a second about what peers do.
 constexpr std::uint32_t log_burst = 50;
-/// What one socket may hold unread: the kernel doubles the number and counts about 800 bytes for a message with
-/// a descriptor, which makes this some ten descriptors in flight for a client that does not read.
-constexpr int send_buffer_bytes = 4096;
+/// Unread messages with a descriptor of one client that does not read: see Reception.
 constexpr std::uint64_t messages_in_flight = 11;
-/// As many as the kernel keeps waiting for us.
-constexpr int accept_backlog = 128;
-/// Beyond the slots: those that are being refused.
-constexpr std::size_t spare_connections_per_door = 8;
 constexpr std::uint32_t spare_connections_per_uid = 64;
-/// Standard streams, loop, timers, a few of our own and whatever libraries hold.
-constexpr std::uint64_t spare_descriptors = 32;
+/// Standard streams, loop, timers, journal, keeper, a few of our own and whatever libraries hold.
+constexpr std::uint64_t spare_descriptors = 36;
+/// On a VM's own control socket.
+constexpr std::size_t office_connections = 8;
 /// What QEMU has open beside the doorbells, generously; and the soft limit that most programs start with.
 constexpr std::uint64_t client_descriptors = 80;
 constexpr std::uint64_t usual_descriptor_limit = 1024;
@@ -46,129 +32,75 @@ std::uint32_t count_slots(const ServiceConfig& config) {
     return count;
 }
 
-std::string errno_name(int os_error) {
-    const char* const name = ::strerrorname_np(os_error);
-    return name == nullptr ? std::to_string(os_error) : name;
+/// The path of the control group of a process; empty where it cannot be told.
+std::string cgroup_of(std::int32_t pid) {
+    constexpr std::size_t limit_bytes = 64 * 1024;
+    const auto text = read_text_file(fmt::format("/proc/{}/cgroup", pid), limit_bytes);
+    if (!text) return {};
+    const std::size_t begin = text->find("0::");
+    if (begin == std::string::npos || (begin != 0 && (*text)[begin - 1] != '\n')) return {};
+    return text->substr(begin + 3, text->find('\n', begin) - begin - 3);
 }
-
-struct Door {
-    DoorConfig config;
-    Hall* hall = nullptr;
-    UnixListener listener;
-    EventSource accepting;
-    std::size_t count_connections = 0;
-
-    [[nodiscard]] std::size_t max_connections() const {
-        return (config.slots.empty() ? hall->share().config().slots : config.slots.size()) +
-               spare_connections_per_door;
-    }
-};
-
-/// A client that was told no, until it closes.
-struct Refusal {
-    Entrant entrant;
-    std::uint64_t until_ms = 0;
-    bool is_gone = false;
-    EventSource source;
-};
 
 }  // namespace
 
 std::uint64_t descriptors_needed(const ServiceConfig& config) {
     std::uint64_t count = spare_descriptors + control::max_connections + max_burials + config.doors.size() +
                           config.limits.refusals_held;
-    for (const ShareConfig& share : config.shares)
-        count += 1 + std::uint64_t{share.slots} * share.vectors + share.slots;
+    for (const VmConfig& vm : config.vms)
+        if (vm.socket) count += 1 + office_connections;
+    for (const ShareConfig& share : config.shares) {
+        // Memory and presence, each also read-only; the doorbells; a connection for each slot, and its sender page.
+        count += 4 + std::uint64_t{share.slots} * share.vectors + share.slots;
+        if (share.ids == IdPolicy::stable && share.slots <= max_sender_slots) count += 2 * share.slots;
+    }
     return count;
 }
 
-class Service::State {
-public:
-    State(EventLoop& loop, Log& log, ServiceConfig config)
-        : loop_(loop),
-          log_(log),
-          limiter_(log, log_burst),
-          config_(std::move(config)),
-          desk_(config_, halls_,
-                [this](Hall& hall, Entrant entrant) { return admit_tool(hall, std::move(entrant)); }) {
-        if (config_.limits.connections_per_uid == 0)
-            config_.limits.connections_per_uid = count_slots(config_) + spare_connections_per_uid;
-    }
+Service::State::State(EventLoop& loop, Log& log, ServiceConfig config, ServiceOptions options)
+    : loop_(loop),
+      log_(log),
+      limiter_(log, log_burst),
+      config_(std::move(config)),
+      options_(std::move(options)),
+      policy_(config_) {
+    if (config_.limits.connections_per_uid == 0)
+        config_.limits.connections_per_uid = count_slots(config_) + spare_connections_per_uid;
+}
 
-    State(const State&) = delete;
-    State& operator=(const State&) = delete;
-    ~State();
-
-    Result<void> start();
-    [[nodiscard]] ServiceCounts counts() const;
-
-private:
-    Result<void> check_before_anything_is_touched() const;
-    Result<void> check_descriptors() const;
-    Result<void> open_door(const DoorConfig& config);
-    void accept(Door& door);
-    void greet(Door& door, UnixStream stream);
-    void handle_accept_failure(Door& door, const Error& error);
-    void refuse(Entrant entrant, int os_error, std::string_view why);
-    void dismiss(const UnixStream& stream, int os_error);
-    void serve_refusal(Refusal& refusal);
-    void depart(Entrant entrant);
-    void end_refusal(Refusal& refusal);
-    void release(Entrant entrant);
-    void forget(const std::string& door_path, std::uint32_t uid);
-    [[nodiscard]] Result<void> check_user(std::uint32_t uid) const;
-    [[nodiscard]] Result<std::uint32_t> admit_tool(Hall& hall, Entrant entrant);
-    void wake_tick();
-    void tick();
-    void say(LogLevel level, std::string_view text) { limiter_.write(level, text, loop_.now_ms()); }
-
-    EventLoop& loop_;
-    Log& log_;
-    LogLimiter limiter_;
-    ServiceConfig config_;
-    // Lists: handlers hold the addresses of their elements.
-    std::list<Hall> halls_;
-    std::optional<Ringer> ringer_;
-    std::optional<Undertaker> undertaker_;
-    Desk desk_;
-    std::list<Door> doors_;
-    std::list<Refusal> refusals_;
-    std::list<Entrant> lingering_;
-    std::map<std::uint32_t, std::uint32_t> connections_of_user_;
-    /// Given up for a moment when descriptors run out, to tell a newcomer so.
-    Fd reserve_;
-    EventSource ticker_;
-    bool is_ticking_ = false;
-    /// No limit on descriptors in flight binds this process.
-    bool is_exempt_ = is_exempt_from_inflight_limit();
-    std::optional<control::Server> control_;
-};
-
-/// Who has connected and was not accepted yet is told no: QEMU spins on a bare end in its handshake.
 Service::State::~State() {
-    for (Door& door : doors_) {
-        door.accepting = EventSource{};
-        if (!door.listener.view().is_open()) continue;
-        for (int i = 0; i < accept_backlog; ++i) {
-            auto stream = door.listener.accept();
-            if (!stream || !*stream) break;
-            dismiss(**stream, ESHUTDOWN);
-            undertaker_->bury(std::move(**stream));
-        }
-    }
+    if (!reception_ || !registry_) return;
+    // A start that failed leaves what an earlier instance left.
+    if (!is_started_ && legacy_->journal().generation() > 1) abandon();
+    if (is_retired_) return;
+    reception_->close_all();
+    offices_.clear();
+    registry_->remove_names();
+    if (legacy_->keeper() != nullptr)
+        if (auto ended = legacy_->keeper()->end(); !ended) say(LogLevel::error, ended.error().message());
 }
 
 Result<void> Service::State::check_before_anything_is_touched() const {
-    std::set<std::string> paths{config_.control.socket.path};
-    GM_TRY(check_socket_path(config_.control.socket.path));
-    for (const DoorConfig& door : config_.doors) {
-        if (!paths.insert(door.socket.path).second)
+    std::set<std::string> known;
+    for (const NamedSocket& socket : options_.inheritance.activated)
+        if (auto path = listening_path(socket.fd)) known.insert(*path);
+    for (const KeptFd& kept : options_.inheritance.kept)
+        if (kept.key.kind == KeptKind::listener)
+            if (auto path = listening_path(kept.fd)) known.insert(*path);
+    std::set<std::string> paths;
+    const auto check = [&](const std::string& path) -> Result<void> {
+        if (!paths.insert(path).second)
             return Error{
                 Errc::invalid_argument,
                 fmt::format("socket {}: two sockets of this service have this path; choose another for one",
-                            door.socket.path)};
-        GM_TRY(check_socket_path(door.socket.path));
-    }
+                            path)};
+        if (known.contains(path)) return {};
+        return check_socket_path(path);
+    };
+    GM_TRY(check(config_.control.socket.path));
+    for (const DoorConfig& door : config_.doors) GM_TRY(check(door.socket.path));
+    for (const VmConfig& vm : config_.vms)
+        if (vm.socket) GM_TRY(check(vm.socket->path));
     return check_descriptors();
 }
 
@@ -193,7 +125,7 @@ Result<void> Service::State::check_descriptors() const {
                            share.name, client_needs, usual_descriptor_limit, client_needs));
     }
     const std::uint64_t in_flight = std::uint64_t{count_slots(config_)} * messages_in_flight;
-    if (!is_exempt_ && in_flight > limit)
+    if (!is_exempt_from_inflight_limit() && in_flight > limit)
         log_.write(LogLevel::warning,
                    fmt::format(
                        "if all {} slots stopped reading at once, {} descriptors would be in flight, and this "
@@ -202,238 +134,267 @@ Result<void> Service::State::check_descriptors() const {
     return {};
 }
 
+Result<void> Service::State::make_parts(Journal journal) {
+    ringer_ = GM_TRY(Ringer::create());
+    legacy_.emplace(std::move(journal), std::move(options_.inheritance.keeper), limiter_);
+    ticker_ = GM_TRY(loop_.add_timer(service_tick_ms, [this] { tick(); }));
+    is_ticking_ = true;
+    chores_ = GM_TRY(loop_.add_timer(0, [this] { do_chores(); }));
+    reception_ = GM_TRY(Reception::create(
+        {.loop = loop_,
+         .log = limiter_,
+         .limits = config_.limits,
+         .legacy = *legacy_,
+         .admit = [this](const DoorConfig& door, Entrant& entrant) { return admit(door, entrant); },
+         .slots_of =
+             [this](const std::string& share) {
+                 const Hall* const hall = registry_->find(share);
+                 return hall == nullptr ? std::size_t{0} : std::size_t{hall->share().config().slots};
+             },
+         .shed_slowest =
+             [this] {
+                 return std::ranges::any_of(registry_->halls(),
+                                            [](Hall& hall) { return hall.shed_slowest(); });
+             },
+         .on_work_left = [this] { wake_tick(); }}));
+    registry_.emplace(
+        HallHost{.loop = loop_,
+                 .log = limiter_,
+                 .limits = config_.limits,
+                 .ringer = *ringer_,
+                 .legacy = *legacy_,
+                 .on_departed = [this](Entrant entrant) { reception_->depart(std::move(entrant)); },
+                 .on_work_left = [this] { wake_tick(); },
+                 .on_chores_left = [this] { wake_chores(); }});
+    desk_.emplace(DeskHost{
+        .config = config_,
+        .policy = policy_,
+        .registry = *registry_,
+        .legacy = *legacy_,
+        .admit = [this](Hall& hall, Entrant entrant) { return admit_tool(hall, std::move(entrant)); },
+        .reload = [this] { return reload(); },
+        .retire = [this]() -> Result<void> {
+            GM_TRY(retire());
+            if (options_.on_retired) options_.on_retired();
+            return {};
+        },
+        .say = [this](LogLevel level, std::string_view text) { say(level, text); }});
+    return {};
+}
+
 Result<void> Service::State::start() {
     GM_TRY(check_before_anything_is_touched());
-    ringer_ = GM_TRY(Ringer::create());
-    undertaker_ = GM_TRY(Undertaker::create(loop_));
+    Heritage heritage;
+    for (KeptFd& kept : options_.inheritance.kept)
+        heritage.kept.insert_or_assign(kept.key, std::move(kept.fd));
+    options_.inheritance.kept.clear();
+    Journal journal = GM_TRY(take_journal(heritage));
+    GM_TRY(make_parts(std::move(journal)));
+    legacy_->keep({KeptKind::journal, 0, 0}, legacy_->journal().memory(), loop_.now_ms());
+    take_listeners(heritage);
+    take_over_shares(heritage);
+    GM_TRY(open_everything(heritage));
+    take_over_connections(heritage);
+    forget_orphans(heritage);
+    watch_keeper();
+    warn_of_read_only_doors();
+    is_started_ = true;
+    return {};
+}
+
+Result<void> Service::State::open_everything(Heritage& heritage) {
     for (const ShareConfig& share : config_.shares) {
-        Share made = GM_TRY(Share::create(share));
         const auto owned = owned_slots(config_, share.name);
-        halls_.emplace_back(HallHost{.loop = loop_,
-                                     .log = limiter_,
-                                     .limits = config_.limits,
-                                     .ringer = *ringer_,
-                                     .on_departed = [this](Entrant entrant) { depart(std::move(entrant)); },
-                                     .on_work_left = [this] { wake_tick(); }},
-                            std::move(made), owned);
+        Hall* const hall = registry_->find(share.name);
+        if (hall == nullptr) {
+            static_cast<void>(GM_TRY(registry_->make(share, {}, Pages::now, owned)));
+        } else {
+            hall->set_owned(owned);
+        }
     }
-    reserve_ = GM_TRY(open_file("/dev/null", OpenMode::read));
-    ticker_ = GM_TRY(loop_.add_timer(tick_ms, [this] { tick(); }));
-    is_ticking_ = true;
-    for (const DoorConfig& door : config_.doors) GM_TRY(open_door(door));
-    control_ = GM_TRY(
-        control::Server::create(loop_, {.socket = config_.control.socket},
-                                [this](const PeerCredentials& caller, const control::Request& request) {
-                                    return desk_.answer(caller, request);
-                                }));
+    for (const DoorConfig& door : config_.doors)
+        GM_TRY(reception_->open(door, heritage.take_listener(door.socket.path)));
+    for (const VmConfig& vm : config_.vms)
+        if (vm.socket) GM_TRY(open_office(vm.name, *vm.socket, heritage.take_listener(vm.socket->path)));
+    return open_office({}, config_.control.socket, heritage.take_listener(config_.control.socket.path));
+}
+
+Result<void> Service::State::open_office(const std::string& vm, const ListenOptions& socket,
+                                         std::optional<InheritedListener> inherited) {
+    std::optional<KeptKey> key;
+    UnixListener listener;
+    if (inherited) {
+        listener = std::move(inherited->listener);
+        key = inherited->key;
+        if (listener.is_owner()) GM_TRY(listener.set_access(socket));
+    } else {
+        listener = GM_TRY(UnixListener::create(socket));
+        key = reception_->take_listener_key();
+        legacy_->keep(*key, listener.view(), loop_.now_ms());
+    }
+    control::ServerOptions options{.socket = socket};
+    if (!vm.empty()) options.max_connections = office_connections;
+    control::Server server = GM_TRY(control::Server::create(
+        loop_, options,
+        [this, vm](const PeerCredentials& caller, const control::Request& request) {
+            return answer(vm, caller, request);
+        },
+        std::move(listener)));
+    offices_.push_back({vm, socket, key, std::move(server)});
     return {};
 }
 
-Result<void> Service::State::open_door(const DoorConfig& config) {
-    const auto hall = std::ranges::find_if(
-        halls_, [&](const Hall& candidate) { return candidate.share().config().name == config.share; });
-    if (hall == halls_.end())
-        return Error{Errc::not_found,
-                     fmt::format("socket {}: no share '{}'", config.socket.path, config.share)};
-    Door& door = doors_.emplace_back();
-    door.config = config;
-    door.hall = &*hall;
-    door.listener = GM_TRY(UnixListener::create(config.socket));
-    door.accepting = GM_TRY(loop_.add_io(
-        door.listener.view(), IoEvents::readable, [this, &door](IoEvents) { accept(door); }, Turn::late));
-    return {};
+void Service::State::close_office(const std::string& path) {
+    const auto found =
+        std::ranges::find(offices_, path, [](const Office& office) { return office.socket.path; });
+    if (found == offices_.end()) return;
+    if (found->key) legacy_->forget(*found->key, loop_.now_ms());
+    offices_.erase(found);
 }
 
-/// One connection a turn, late: a client that closed before another one connected has left before it is admitted.
-void Service::State::accept(Door& door) {
-    if (undertaker_->is_full()) {
-        // Too many closings wait already; the tick opens this door again.
-        door.accepting = EventSource{};
-        return wake_tick();
-    }
-    auto stream = door.listener.accept();
-    if (!stream) return handle_accept_failure(door, stream.error());
-    if (*stream) greet(door, std::move(**stream));
+Result<control::Outcome> Service::State::answer(const std::string& vm, const PeerCredentials& caller,
+                                                const control::Request& request) {
+    const std::string cgroup = policy_.needs_cgroups() ? cgroup_of(caller.pid) : std::string{};
+    if (vm.empty()) return desk_->answer(policy_.of_caller(caller, cgroup), caller, request);
+    const Principal who = policy_.of_vm(vm, caller, cgroup);
+    if (who.is_known()) return desk_->answer(who, caller, request);
+    say(LogLevel::warning,
+        fmt::format("refused pid {}, uid {} at the socket of vm '{}': its 'who' does not fit", caller.pid,
+                    caller.uid, vm));
+    return Error{Errc::permission_denied, EACCES, "this socket is for somebody else"};
 }
 
-void Service::State::handle_accept_failure(Door& door, const Error& error) {
-    // Who does not read gives up what it holds before a newcomer is refused; the listener is still ready.
-    const bool is_exhausted = error.code() == Errc::exhausted;
-    if (is_exhausted && std::ranges::any_of(halls_, [](Hall& hall) { return hall.shed_slowest(); })) return;
-    say(LogLevel::error, fmt::format("{}; the newcomer is refused", error.message()));
-    if (is_exhausted) {
-        reserve_.reset();
-        auto stream = door.listener.accept();
-        if (stream && *stream) {
-            dismiss(**stream, error.os_error());
-            undertaker_->bury(std::move(**stream));
-        }
-        auto reserve = open_file("/dev/null", OpenMode::read);
-        if (reserve) {
-            reserve_ = std::move(*reserve);
-            return;
-        }
+Result<std::uint32_t> Service::State::admit(const DoorConfig& door, Entrant& entrant) {
+    Hall* const hall = registry_->find(door.share);
+    if (hall == nullptr)
+        return Error{Errc::unavailable, ESHUTDOWN, "the configuration has this share no more"};
+    entrant.permissions = {
+        .may_attach = true, .may_create = false, .may_notify = true, .is_read_only = false};
+    if (!door.vm.empty()) {
+        std::string why;
+        auto granted = policy_.check({door.vm, false}, door.share, Wanted::attach, why);
+        if (!granted) return Error{Errc::permission_denied, EACCES, why};
+        entrant.permissions = *granted;
     }
-    // Nothing more can be done now: look again at the next tick instead of spinning on a ready listener.
-    door.accepting = EventSource{};
-    wake_tick();
-}
-
-Result<void> Service::State::check_user(std::uint32_t uid) const {
-    const auto found = connections_of_user_.find(uid);
-    const std::uint32_t count = found == connections_of_user_.end() ? 0 : found->second;
-    if (count < config_.limits.connections_per_uid) return {};
-    return Error{Errc::exhausted, EUSERS,
-                 fmt::format("uid {} has {} connections, and may have {}", uid, count,
-                             config_.limits.connections_per_uid)};
-}
-
-void Service::State::greet(Door& door, UnixStream stream) {
-    const auto who = stream.peer();
-    if (!who) {
-        say(LogLevel::error, who.error().message());
-        dismiss(stream, EIO);
-        return undertaker_->bury(std::move(stream));
-    }
-    Entrant entrant{.stream = std::move(stream),
-                    .who = *who,
-                    .vm = door.config.vm,
-                    .door = door.config.socket.path,
-                    .wish = door.config.slots.empty() ? Wish::lowest : Wish::own,
-                    .own_slots = door.config.slots,
-                    .is_tool = false};
-    Result<void> has_room = check_user(who->uid);
-    if (has_room && door.count_connections >= door.max_connections())
-        has_room = Error{
-            Errc::exhausted, EUSERS,
-            fmt::format("{} has {} connections already", door.config.socket.path, door.count_connections)};
-    if (!has_room) {
-        say(LogLevel::warning, fmt::format("share '{}': refused {}: {}", door.config.share, entrant.to_text(),
-                                           has_room.error().message()));
-        dismiss(entrant.stream, EUSERS);
-        return undertaker_->bury(std::move(entrant.stream));
-    }
-    ++door.count_connections;
-    ++connections_of_user_[who->uid];
-    if (auto status = entrant.stream.set_send_buffer(send_buffer_bytes); !status) {
-        say(LogLevel::error, status.error().message());
-        dismiss(entrant.stream, EIO);
-        return release(std::move(entrant));
-    }
-    auto admitted = door.hall->admit(entrant);
-    if (admitted) return;
-    const Error& error = admitted.error();
-    refuse(std::move(entrant), error.os_error() != 0 ? error.os_error() : EIO, error.message());
+    const UsageLimits* const limits = policy_.limits_of(door.vm);
+    GM_TRY(registry_->check_peer(door.vm, limits, config_.totals));
+    if (limits != nullptr)
+        entrant.max_queued =
+            static_cast<std::uint32_t>(std::min<std::uint64_t>(limits->queued_messages, UINT32_MAX));
+    return hall->admit(entrant);
 }
 
 Result<std::uint32_t> Service::State::admit_tool(Hall& hall, Entrant entrant) {
-    GM_TRY(check_user(entrant.who.uid));
-    GM_TRY(entrant.stream.set_send_buffer(send_buffer_bytes));
-    ++connections_of_user_[entrant.who.uid];
+    GM_TRY(reception_->enter(entrant));
     auto admitted = hall.admit(entrant);
     // The stream is still the entrant's only when it was not admitted.
-    if (!admitted) release(std::move(entrant));
+    if (!admitted) reception_->release(std::move(entrant));
     return admitted;
 }
 
-/// The version message with -errno, and no more waiting: for those beyond the bounds.
-void Service::State::dismiss(const UnixStream& stream, int os_error) {
-    const IvshmemMessage message = encode_ivshmem(-os_error);
-    // Who is gone already needs no answer.
-    static_cast<void>(stream.send(message).has_value());
-}
-
-void Service::State::refuse(Entrant entrant, int os_error, std::string_view why) {
-    const std::string share = std::ranges::find(doors_, entrant.door, [](const Door& door) {
-                                  return door.config.socket.path;
-                              })->config.share;
-    say(LogLevel::warning, fmt::format("share '{}': refused {} at {}: {} ({})", share, entrant.to_text(),
-                                       entrant.door, why, errno_name(os_error)));
-    dismiss(entrant.stream, os_error);
-    if (config_.limits.refusals_held == 0) return release(std::move(entrant));
-    if (refusals_.size() >= config_.limits.refusals_held) end_refusal(refusals_.front());
-    Refusal& refusal = refusals_.emplace_back();
-    refusal.entrant = std::move(entrant);
-    refusal.until_ms = loop_.now_ms() + config_.limits.refusal_hold_ms;
-    auto source = loop_.add_io(refusal.entrant.stream.view(), IoEvents::readable,
-                               [this, &refusal](IoEvents) { serve_refusal(refusal); });
-    if (!source) return end_refusal(refusal);
-    refusal.source = std::move(*source);
-    wake_tick();
-}
-
-/// A refused client is waited for until it closes. One that sends something instead is not waited for: it has its
-/// answer.
-void Service::State::serve_refusal(Refusal& refusal) {
-    std::array<std::byte, 1> buffer;
-    const auto seen = refusal.entrant.stream.peek(buffer);
-    if (seen && !*seen) return;
-    end_refusal(refusal);
-}
-
-void Service::State::end_refusal(Refusal& refusal) {
-    Entrant entrant = std::move(refusal.entrant);
-    refusals_.remove_if([&](const Refusal& candidate) { return &candidate == &refusal; });
-    release(std::move(entrant));
-}
-
-/// Closes a counted connection; it counts until it is closed.
-void Service::State::release(Entrant entrant) {
-    UnixStream stream = std::move(entrant.stream);
-    undertaker_->bury(std::move(stream),
-                      [this, door = entrant.door, uid = entrant.who.uid] { forget(door, uid); });
-}
-
-/// A client that left with descriptors unread in its socket still weighs on this user's limit until it closes,
-/// where that limit binds: its connection counts for so long, on its door and for its uid.
-void Service::State::depart(Entrant entrant) {
-    const auto unread = entrant.stream.unread_by_peer();
-    if (is_exempt_ || !unread || *unread == 0) return release(std::move(entrant));
-    entrant.stream.shut_down();
-    lingering_.push_back(std::move(entrant));
-    wake_tick();
-}
-
-void Service::State::forget(const std::string& door_path, std::uint32_t uid) {
-    for (Door& door : doors_)
-        if (door.config.socket.path == door_path) --door.count_connections;
-    const auto user = connections_of_user_.find(uid);
-    if (user != connections_of_user_.end() && --user->second == 0) connections_of_user_.erase(user);
+void Service::State::warn_of_read_only_doors() {
+    for (const DoorConfig& door : config_.doors) {
+        if (door.vm.empty()) continue;
+        const Decision decision = policy_.decide({door.vm, false}, door.share);
+        if (decision.is_allowed && decision.permissions.is_read_only)
+            say(LogLevel::warning,
+                fmt::format(
+                    "socket {}: vm '{}' may only read share '{}', and QEMU's ivshmem-doorbell gives up on "
+                    "memory that it cannot map writable; host programs can use it",
+                    door.socket.path, door.vm, door.share));
+    }
 }
 
 void Service::State::wake_tick() {
     if (is_ticking_) return;
-    is_ticking_ = ticker_.restart(tick_ms).has_value();
+    is_ticking_ = ticker_.restart(service_tick_ms).has_value();
 }
 
 void Service::State::tick() {
     is_ticking_ = false;
     const std::uint64_t now = loop_.now_ms();
     bool is_waiting = false;
-    for (Hall& hall : halls_) is_waiting = hall.tick(now) || is_waiting;
-
-    while (!refusals_.empty() && now >= refusals_.front().until_ms) end_refusal(refusals_.front());
-    lingering_.remove_if([&](Entrant& entrant) {
-        const auto unread = entrant.stream.unread_by_peer();
-        if (unread && *unread != 0) return false;
-        release(std::move(entrant));
-        return true;
-    });
-    for (Door& door : doors_) {
-        if (door.accepting.is_active()) continue;
-        if (!reserve_.is_open())
-            if (auto reserve = open_file("/dev/null", OpenMode::read)) reserve_ = std::move(*reserve);
-        auto source = loop_.add_io(
-            door.listener.view(), IoEvents::readable, [this, &door](IoEvents) { accept(door); }, Turn::late);
-        if (source) door.accepting = std::move(*source);
-        is_waiting = is_waiting || !source;
+    for (Hall& hall : registry_->halls()) is_waiting = hall.tick(now) || is_waiting;
+    is_waiting = reception_->tick(now) || is_waiting;
+    if (legacy_->has_failed()) {
+        revive_keeper();
+        is_waiting = is_waiting || legacy_->has_failed();
     }
-    if (is_waiting || !refusals_.empty() || !lingering_.empty()) wake_tick();
+    if (is_waiting) wake_tick();
+}
+
+void Service::State::wake_chores() {
+    // Where no timer can be set the tick is late, and still comes.
+    if (!chores_.restart(0)) wake_tick();
+}
+
+void Service::State::do_chores() {
+    if (registry_->work()) wake_chores();
+}
+
+void Service::State::watch_keeper() {
+    Keeper* const keeper = legacy_->keeper();
+    keeper_gone_ = EventSource{};
+    if (keeper == nullptr || !keeper->gone().is_open()) return;
+    auto source = loop_.add_io(keeper->gone(), IoEvents::readable, [this](IoEvents) {
+        keeper_gone_ = EventSource{};
+        say(LogLevel::error,
+            fmt::format("the {} is gone; another one takes its place", legacy_->keeper()->describe()));
+        revive_keeper();
+    });
+    if (source) {
+        keeper_gone_ = std::move(*source);
+    } else {
+        say(LogLevel::error, source.error().message());
+    }
+}
+
+void Service::State::revive_keeper() {
+    if (!options_.revive_keeper) return;
+    auto keeper = options_.revive_keeper();
+    if (!keeper) {
+        say(LogLevel::error, fmt::format("no keeper: {}", keeper.error().message()));
+        return wake_tick();
+    }
+    keeper_gone_ = EventSource{};
+    legacy_->replace_keeper(std::move(*keeper));
+    const std::uint64_t now = loop_.now_ms();
+    legacy_->keep({KeptKind::journal, 0, 0}, legacy_->journal().memory(), now);
+    registry_->refill();
+    reception_->refill();
+    for (const Office& office : offices_)
+        if (office.key) legacy_->keep(*office.key, office.server.listener().view(), now);
+    if (!legacy_->has_failed())
+        say(LogLevel::info, fmt::format("the {} holds everything", legacy_->keeper()->describe()));
+    watch_keeper();
+}
+
+Result<void> Service::State::retire() {
+    if (legacy_->keeper() == nullptr || legacy_->has_failed())
+        return Error{
+            Errc::unavailable,
+            "there is no keeper: nobody would hold what the next instance needs; start the service with "
+            "--keeper, or under a service manager that stores descriptors"};
+    GM_TRY(legacy_->keeper()->sync());
+    abandon();
+    return {};
+}
+
+/// Everything is the next instance's.
+void Service::State::abandon() {
+    is_retired_ = true;
+    for (Hall& hall : registry_->halls()) hall.abandon();
+    reception_->abandon();
+    for (Office& office : offices_) office.server.leave_file();
+    ticker_ = EventSource{};
+    chores_ = EventSource{};
+    keeper_gone_ = EventSource{};
 }
 
 ServiceCounts Service::State::counts() const {
-    ServiceCounts counts{.sessions = 0, .refusals = refusals_.size(), .lingering = lingering_.size()};
-    for (const Hall& hall : halls_) counts.sessions += hall.peers().size();
+    ServiceCounts counts{
+        .sessions = 0, .refusals = reception_->count_refusals(), .lingering = reception_->count_lingering()};
+    for (const Hall& hall : registry_->halls()) counts.sessions += hall.peers().size();
     return counts;
 }
 
@@ -443,9 +404,11 @@ Service& Service::operator=(Service&&) noexcept = default;
 Service::~Service() = default;
 
 ServiceCounts Service::counts() const { return state_->counts(); }
+Result<std::vector<std::string>> Service::reload() { return state_->reload(); }
+Result<void> Service::retire() { return state_->retire(); }
 
-Result<Service> Service::create(EventLoop& loop, Log& log, ServiceConfig config) {
-    auto state = std::make_unique<State>(loop, log, std::move(config));
+Result<Service> Service::create(EventLoop& loop, Log& log, ServiceConfig config, ServiceOptions options) {
+    auto state = std::make_unique<State>(loop, log, std::move(config), std::move(options));
     GM_TRY(state->start());
     return Service{std::move(state)};
 }

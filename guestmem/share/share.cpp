@@ -3,9 +3,28 @@
 
 #include <fmt/format.h>
 
+#include "guestmem/base/sizes.hpp"
 #include "guestmem/sys/memfd.hpp"
+#include "guestmem/sys/memory_file.hpp"
 
 namespace guestmem::share {
+namespace {
+
+std::string name_of(const ShareConfig& config) { return fmt::format("share '{}'", config.name); }
+
+BackingOptions backing_options(const ShareConfig& config) {
+    return {.kind = config.backing,
+            .name = config.name,
+            .path = config.path,
+            .size_bytes = extent_of(config.size_bytes),
+            .huge_page_bytes = config.huge_page_bytes};
+}
+
+bool has_senders(const ShareConfig& config) {
+    return config.ids == IdPolicy::stable && config.slots <= max_sender_slots;
+}
+
+}  // namespace
 
 Result<std::shared_ptr<const Doorbells>> create_doorbells(std::uint32_t id, std::uint32_t vectors) {
     auto bells = std::make_shared<Doorbells>();
@@ -17,17 +36,91 @@ Result<std::shared_ptr<const Doorbells>> create_doorbells(std::uint32_t id, std:
     return std::shared_ptr<const Doorbells>{std::move(bells)};
 }
 
-Result<Share> Share::create(const ShareConfig& config) {
-    const std::string context = fmt::format("share '{}'", config.name);
-    Fd memory = GM_TRY_CONTEXT(create_sealed_memory({.name = config.name,
-                                                     .size_bytes = extent_of(config.size_bytes),
-                                                     .huge_page_bytes = config.huge_page_bytes}),
-                               context);
-    Share share{config, std::move(memory)};
+Result<std::shared_ptr<const Doorbells>> adopt_doorbells(std::uint32_t id, std::vector<Fd> vectors) {
+    auto bells = std::make_shared<Doorbells>();
+    bells->id = id;
+    bells->vectors.reserve(vectors.size());
+    for (std::size_t vector = 0; vector < vectors.size(); ++vector) {
+        if (!vectors[vector].is_open())
+            return Error{Errc::corrupt, fmt::format("doorbell of id {} vector {} is missing", id, vector)};
+        bells->vectors.push_back(EventFd::believe(std::move(vectors[vector])));
+    }
+    return std::shared_ptr<const Doorbells>{std::move(bells)};
+}
+
+Result<void> Share::make_read_only() {
+    read_only_ = GM_TRY(backing_.read_only());
+    read_only_presence_ = GM_TRY(presence_.read_only());
+    for (SenderSlot& sender : senders_) sender.read_only = GM_TRY(reopen_read_only(sender.writable));
+    return {};
+}
+
+Result<Share> Share::create(const ShareConfig& config, std::uint32_t number) {
+    const std::string context = name_of(config);
+    Backing backing = GM_TRY_CONTEXT(Backing::create(backing_options(config)), context);
+    PresenceWriter presence = GM_TRY_CONTEXT(PresenceWriter::create(config.slots, config.vectors), context);
+    Share share{config, number, std::move(backing), std::move(presence)};
     if (config.ids == IdPolicy::stable)
         for (std::uint32_t slot = 0; slot < config.slots; ++slot)
             share.slots_.push_back(GM_TRY_CONTEXT(create_doorbells(slot, config.vectors), context));
+    for (std::uint32_t slot = 0; has_senders(config) && slot < config.slots; ++slot) {
+        Fd page =
+            GM_TRY_CONTEXT(create_sealed_memory({.name = "sender", .size_bytes = page_size_bytes}), context);
+        share.senders_.push_back({std::move(page), Fd{}});
+    }
+    GM_TRY_CONTEXT(share.make_read_only(), context);
     return share;
+}
+
+Result<Share> Share::adopt(const ShareConfig& config, std::uint32_t number, Parts parts) {
+    const std::string context = name_of(config);
+    Backing backing =
+        GM_TRY_CONTEXT(Backing::adopt(std::move(parts.memory), backing_options(config)), context);
+    PresenceWriter presence = GM_TRY_CONTEXT(
+        PresenceWriter::adopt(std::move(parts.presence), config.slots, config.vectors), context);
+    Share share{config, number, std::move(backing), std::move(presence)};
+    if (config.ids == IdPolicy::stable) {
+        if (parts.doorbells.size() != share.count_doorbells())
+            return Error{Errc::corrupt, fmt::format("{}: {} doorbells came back, and it has {}", context,
+                                                    parts.doorbells.size(), share.count_doorbells())};
+        auto next = parts.doorbells.begin();
+        for (std::uint32_t slot = 0; slot < config.slots; ++slot) {
+            std::vector<Fd> vectors{std::make_move_iterator(next),
+                                    std::make_move_iterator(next + config.vectors)};
+            next += config.vectors;
+            share.slots_.push_back(GM_TRY_CONTEXT(adopt_doorbells(slot, std::move(vectors)), context));
+        }
+    }
+    if (has_senders(config)) {
+        if (parts.senders.size() != config.slots)
+            return Error{Errc::corrupt, fmt::format("{}: sender pages are missing", context)};
+        for (Fd& page : parts.senders) {
+            if (!page.is_open())
+                return Error{Errc::corrupt, fmt::format("{}: a sender page is missing", context)};
+            share.senders_.push_back({std::move(page), Fd{}});
+        }
+    }
+    GM_TRY_CONTEXT(share.make_read_only(), context);
+    return share;
+}
+
+std::vector<KeepRequest> Share::kept_parts() const {
+    std::vector<KeepRequest> parts;
+    parts.reserve(2 + senders_.size() + count_doorbells());
+    parts.push_back({{KeptKind::memory, number_, 0}, memory().view()});
+    parts.push_back({{KeptKind::presence, number_, 0}, presence_.pages().view()});
+    for (std::uint32_t slot = 0; slot < senders_.size(); ++slot)
+        parts.push_back({{KeptKind::sender, number_, slot}, senders_[slot].writable.view()});
+    for (const auto& bells : slots_)
+        for (std::uint32_t vector = 0; vector < config_.vectors; ++vector)
+            parts.push_back({doorbell_key(bells->id, vector), bells->vectors[vector].view()});
+    return parts;
+}
+
+std::vector<KeptKey> Share::kept_keys() const {
+    std::vector<KeptKey> keys;
+    for (const KeepRequest& part : kept_parts()) keys.push_back(part.key);
+    return keys;
 }
 
 }  // namespace guestmem::share

@@ -52,6 +52,10 @@ Result<void> EventFd::ring() const {
     if (checked_call(SysCall::poll, [&] { return ::poll(&entry, 1, 0); }) < 0)
         return Error::from_errno(errno, "look at an eventfd");
     if ((entry.revents & POLLOUT) == 0) return {};
+    return kick();
+}
+
+Result<void> EventFd::kick() const {
     const std::uint64_t one = 1;
     const ssize_t count =
         checked_call(SysCall::write, [&] { return ::write(fd_.view().number(), &one, sizeof one); });

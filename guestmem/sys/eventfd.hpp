@@ -13,8 +13,8 @@
 /// it belongs to the open file, and every holder may clear it. Draining asks the kernel not to wait for this one
 /// read (RWF_NOWAIT), where the kernel knows the flag (5.8 and later). Ringing looks first, and takes a full
 /// counter (2^64-2 kicks that nobody took) as rung.
-/// Limits: between the look and the write of ring() a holder could fill the counter and make it wait; whoever must
-/// be safe from that rings through a Ringer.
+/// Limits: between the look and the write of ring() a holder could fill the counter and make it wait, and kick() does
+/// not look at all; whoever must be safe from that rings through a Ringer.
 /// Threads: any.
 
 namespace guestmem {
@@ -25,13 +25,19 @@ public:
     [[nodiscard]] static Result<EventFd> create();
     /// Believes a descriptor that came from outside only when the kernel says that it is an eventfd.
     [[nodiscard]] static Result<EventFd> adopt(Fd fd);
+    /// One of our own that came back to us: nobody is asked.
+    [[nodiscard]] static EventFd believe(Fd fd) { return EventFd{std::move(fd)}; }
 
     [[nodiscard]] Result<void> ring() const;
+    /// The same by one system call, for holders that are trusted not to fill their counter and make it blocking.
+    [[nodiscard]] Result<void> kick() const;
     /// Takes all kicks and says how many there were; 0 when none.
     [[nodiscard]] Result<std::uint64_t> drain() const;
     /// How many kicks wait, without taking them (from /proc/self/fdinfo).
     [[nodiscard]] Result<std::uint64_t> pending() const;
 
+    /// A second descriptor of the same counter.
+    [[nodiscard]] Result<Fd> duplicate() const { return fd_.duplicate(); }
     [[nodiscard]] FdView view() const { return fd_.view(); }
 
 private:

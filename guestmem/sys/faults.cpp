@@ -32,7 +32,9 @@ constexpr std::array<CallFacts, static_cast<std::size_t>(SysCall::count)> facts{
     {"getrlimit", EINVAL},    {"capget", EPERM},      {"getrandom", ENOSYS},   {"mkdir", ENOSPC},
     {"getdents", EIO},        {"lseek", EIO},         {"fsync", EIO},          {"copy_file_range", ENOSPC},
     {"spawn", EAGAIN},        {"pidfd_open", EMFILE}, {"waitpid", ECHILD},     {"kill", EPERM},
-    {"userfaultfd", EMFILE},  {"mprotect", ENOMEM},
+    {"userfaultfd", EMFILE},  {"mprotect", ENOMEM},   {"fork", EAGAIN},        {"epoll", EMFILE},
+    {"signalfd", EMFILE},     {"notify", ENOBUFS},    {"passed_fds", EINVAL},  {"set_user", EAGAIN},
+    {"prctl", EINVAL},        {"setrlimit", EPERM},   {"seccomp", EINVAL},
 }};
 
 }  // namespace

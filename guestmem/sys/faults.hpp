@@ -79,6 +79,15 @@ enum class SysCall : std::uint8_t {
     kill,
     userfaultfd,
     mprotect,
+    fork,
+    epoll,
+    signalfd,
+    notify,
+    passed_fds,
+    set_user,
+    prctl,
+    setrlimit,
+    seccomp,
     count,
 };
 

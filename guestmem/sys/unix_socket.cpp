@@ -15,7 +15,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstring>
+#include <string_view>
 
 #include "guestmem/sys/faults.hpp"
 #include "guestmem/sys/host.hpp"
@@ -314,15 +316,56 @@ Result<UnixListener> UnixListener::create(const ListenOptions& options) {
 
     // From here on the file is ours: the listener removes it on every way out.
     UnixListener listener{std::move(fd), options.path};
-    struct stat status{};
-    if (::lstat(options.path.c_str(), &status) == 0) {
-        listener.device_ = status.st_dev;
-        listener.inode_ = status.st_ino;
-    }
+    listener.know_file();
     GM_TRY(dress(options));
     if (checked_call(SysCall::listen, [&] { return ::listen(number, backlog); }) < 0)
         return Error::from_errno(errno, fmt::format("socket {}: listen", options.path));
     return listener;
+}
+
+void UnixListener::know_file() {
+    struct stat status{};
+    if (::lstat(path_.c_str(), &status) != 0) return;
+    device_ = status.st_dev;
+    inode_ = status.st_ino;
+}
+
+Result<std::string> listening_path(FdView fd) {
+    const int number = fd.number();
+    int is_listening = 0;
+    socklen_t length = sizeof is_listening;
+    if (checked_call(SysCall::getsockopt, [&] {
+            return ::getsockopt(number, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &length);
+        }) < 0)
+        return Error::from_errno(errno, "ask whether a descriptor listens");
+    sockaddr_un address{};
+    socklen_t size = sizeof address;
+    if (checked_call(SysCall::getsockopt,
+                     [&] { return ::getsockname(number, reinterpret_cast<sockaddr*>(&address), &size); }) < 0)
+        return Error::from_errno(errno, "ask for the path of a listening socket");
+    constexpr std::size_t before_path = offsetof(sockaddr_un, sun_path);
+    const std::size_t path_size =
+        size > before_path ? std::min<std::size_t>(size - before_path, sizeof address.sun_path) : 0;
+    const std::string path{address.sun_path, ::strnlen(address.sun_path, path_size)};
+    if (is_listening == 0 || address.sun_family != AF_UNIX || path.empty())
+        return Error{Errc::invalid_argument, "a descriptor is no listening Unix socket with a path"};
+    return path;
+}
+
+Result<UnixListener> UnixListener::adopt(Fd fd, bool is_owner) {
+    std::string path = GM_TRY(listening_path(fd));
+    const int number = fd.view().number();
+    if (checked_call(SysCall::setsockopt, [&] { return ::fcntl(number, F_SETFL, O_NONBLOCK); }) < 0)
+        return Error::from_errno(errno, fmt::format("socket {}: make it non-blocking", path));
+    UnixListener listener{std::move(fd), std::move(path)};
+    if (is_owner) listener.know_file();
+    return listener;
+}
+
+Result<void> UnixListener::set_access(const ListenOptions& options) const {
+    ListenOptions wanted = options;
+    wanted.path = path_;
+    return dress(wanted);
 }
 
 UnixListener& UnixListener::operator=(UnixListener&& other) noexcept {
@@ -341,7 +384,8 @@ UnixListener::~UnixListener() { remove_file(); }
 void UnixListener::remove_file() noexcept {
     if (!fd_.is_open()) return;
     struct stat status{};
-    if (::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ && status.st_ino == inode_)
+    if (inode_ != 0 && ::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ &&
+        status.st_ino == inode_)
         ::unlink(path_.c_str());
 }
 

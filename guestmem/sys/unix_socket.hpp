@@ -26,7 +26,7 @@
 namespace guestmem {
 
 inline constexpr std::size_t max_socket_path_bytes = 107;
-inline constexpr std::size_t max_fds_per_message = 16;
+inline constexpr std::size_t max_fds_per_message = 32;
 
 /// Who the other end is, as the kernel recorded it at connect time.
 struct PeerCredentials {
@@ -117,10 +117,20 @@ public:
     /// The next connection, non-blocking; nothing when none waits (or it vanished before it was taken).
     [[nodiscard]] Result<std::optional<UnixStream>> accept() const;
 
+    /// One that listens already, as a service manager or an earlier instance of the service has made it; its path is
+    /// asked of the kernel. Only where it `is_owner` does it remove the file.
+    [[nodiscard]] static Result<UnixListener> adopt(Fd fd, bool is_owner);
+    /// Owner, group and mode from here on.
+    [[nodiscard]] Result<void> set_access(const ListenOptions& options) const;
+    /// The file stays when the listener goes: somebody else listens on.
+    void leave_file() { device_ = inode_ = 0; }
+    [[nodiscard]] bool is_owner() const { return inode_ != 0; }
+
     [[nodiscard]] const std::string& path() const { return path_; }
     [[nodiscard]] FdView view() const { return fd_.view(); }
 
 private:
+    void know_file();
     UnixListener(Fd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
     void remove_file() noexcept;
 
@@ -129,6 +139,9 @@ private:
     std::uint64_t device_ = 0;
     std::uint64_t inode_ = 0;
 };
+
+/// Where a descriptor listens; an error for one that is no listening Unix socket with a path.
+[[nodiscard]] Result<std::string> listening_path(FdView fd);
 
 /// What create() would say about this path, touching nothing: fine, or why not.
 [[nodiscard]] Result<void> check_socket_path(const std::string& path);

@@ -27,7 +27,7 @@ socket = "@/linux.sock"
 """
 
 
-class Errors(ConformanceCase):
+class ErrorCase(ConformanceCase):
 
     def run_wrong(self, text):
         """Runs a configuration that must not start; returns (path, stderr)."""
@@ -72,6 +72,9 @@ class Errors(ConformanceCase):
                                if lines[number - 1].strip() not in line)
             self.assertRegex(advice, pattern, stderr)
         return stderr
+
+
+class Errors(ErrorCase):
 
     def test_a_good_file_starts(self):
         self.serve_config(GOOD)
@@ -206,6 +209,65 @@ class Errors(ConformanceCase):
                 result = self.run_tool("share", "serve", "--config", path, timeout=10)
                 self.assertEqual(result.returncode, 2, result.stderr)
                 self.assertIn(path, result.stderr)
+
+
+RIGHTS = """\
+
+[[vm]]
+name = "rtos"
+socket = "@/rtos.control"
+who = { user = "root" }
+limits = { shares = 4, bytes = "1G" }
+rules = [
+  { allow = "mail*", may = ["attach", "notify"], read_only = true },
+  { deny = "*" },
+]
+"""
+
+
+class Rights(ErrorCase):
+    """The keys of rights, users and backings."""
+
+    def test_rights_that_are_right_are_read(self):
+        result = self.run_tool("share", "serve", "--check", "--config", self.write_config(GOOD + RIGHTS), timeout=10)
+        self.assertEqual(result.returncode, 0, result.stderr)
+
+    def test_a_rule_that_is_wrong_is_shown_with_what_to_write(self):
+        text = GOOD + RIGHTS
+        self.check(text.replace('deny = "*"', 'deny = "[a"'), '"[a"', r"without '\]'")
+        self.check(text.replace('deny = "*"', 'deny = "a/b"'), '"a/b"', r"no name")
+        self.check(text.replace('deny = "*"', f'deny = "{"a" * 129}"'), f'"{"a" * 129}"', r"\b128\b")
+        self.check(text.replace('{ deny = "*" }', '{ denny = "*" }'), 'denny', r"\bdeny\b")
+        both = '{ deny = "*", allow = "x" }'
+        self.check(text.replace('{ deny = "*" }', both), both, r"both")
+        self.check(text.replace('"attach", "notify"', '"attach", "ring"'), '"ring"', r"attach.*create.*notify")
+        self.check(text.replace("read_only = true", 'read_only = "yes"'), '"yes"', r"true or false")
+
+    def test_a_user_that_is_not_there_is_named(self):
+        self.check(GOOD + RIGHTS.replace('"root"', '"no-such-one"'), '"no-such-one"', r"no user 'no-such-one'")
+        self.check('user = "no-such-one"\n' + GOOD, '"no-such-one"', r"no user 'no-such-one'")
+
+    def test_limits_that_are_no_limits_are_shown(self):
+        self.check(GOOD + RIGHTS.replace("shares = 4", "shares = 257"), "257", r"\b256\b")
+        self.check(GOOD + RIGHTS.replace('"1G"', '"1Q"'), '"1Q"', r"\bK\b.*\bM\b.*\bG\b")
+        self.check(GOOD + RIGHTS.replace("shares = 4", "share = 4"), "share = 4", r"\bshares\b")
+
+    def test_a_backing_that_does_not_fit_its_share_is_shown(self):
+        def text(keys):
+            return GOOD.replace("slots = 4\n", "slots = 4\n" + keys + "\n")
+        self.check(text('backing = "disk"'), '"disk"', r"memfd.*file.*shm")
+        self.check(text('backing = "file"\npath = "mail"'), '"mail"', r"begins with '/'")
+        self.check(text('backing = "shm"\npath = "/a/b"'), '"/a/b"', r'path = "/mailbox"')
+        self.check(text('path = "/a"'), '"/a"', r'backing = "file"')
+        self.check(text('huge_pages = "2M"'), '"2M"', r'the next size is "2M"')
+        self.check(text('backing = "file"\npath = "@/no/mail"'), f'"{self.directory}/no/mail"', r"mkdir -p")
+        path, stderr = self.run_wrong(text('backing = "file"'))
+        self.assertIn("'path' is missing", stderr)
+
+    def test_two_vms_that_are_told_apart_by_nothing_are_an_error(self):
+        text = GOOD + RIGHTS.replace('socket = "@/rtos.control"\n', "")
+        second = text + '\n[[vm]]\nname = "third"\nwho = { user = 0 }\n'
+        self.check(second, "{ user = 0 }", r"already on line \d+", r"differ")
 
 
 class Limits(ConformanceCase):

@@ -168,7 +168,14 @@ class Memory(ConformanceCase):
                 two.map()[65535] = 7
                 self.assertEqual(one.map()[65535], 7)
         with Peer(self.path("sock"), slots=4, vectors=2) as three:
-            self.assertEqual(three.map()[100:105], b"hello", "memory outlives its clients")
+            self.assertEqual(three.map()[:], bytes(65536), "cleared when the last one left")
+
+    def test_bytes_that_are_to_be_kept_outlive_the_clients(self):
+        self.serve_quick(extra=["--keep"])
+        with Peer(self.path("sock"), slots=4, vectors=2) as one:
+            one.map()[100:105] = b"hello"
+        with Peer(self.path("sock"), slots=4, vectors=2) as two:
+            self.assertEqual(two.map()[100:105], b"hello")
 
 
 class Doorbells(ConformanceCase):

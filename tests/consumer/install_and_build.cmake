@@ -12,16 +12,24 @@ function(run what)
   set(output "${output}" PARENT_SCOPE)
 endfunction()
 
+string(REPLACE "clang++" "clang" c_compiler "${COMPILER}")
+string(REPLACE "g++" "gcc" c_compiler "${c_compiler}")
+
 run("install" ${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix)
 run("configure" ${CMAKE_COMMAND} -S ${SOURCE} -B ${WORK}/build -G ${GENERATOR}
   -DCMAKE_BUILD_TYPE=Release "-DCMAKE_PREFIX_PATH=${WORK}/prefix"
   "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_CXX_FLAGS=${FLAGS}"
+  "-DCMAKE_C_COMPILER=${c_compiler}" "-DCMAKE_C_FLAGS=${FLAGS}"
   # A copy in the source tree or in the system would prove nothing.
   -DCMAKE_FIND_USE_PACKAGE_REGISTRY=OFF)
 run("build" ${CMAKE_COMMAND} --build ${WORK}/build)
 run("consumer" ${WORK}/build/consumer)
 if(NOT output MATCHES "share.list of 65536 bytes")
   message(FATAL_ERROR "the consumer says something else: ${output}")
+endif()
+run("C consumer" ${WORK}/build/c_consumer)
+if(NOT output MATCHES "version 1: share 'mailbox': no service at")
+  message(FATAL_ERROR "the C consumer says something else: ${output}")
 endif()
 run("installed program" ${WORK}/prefix/bin/guestmem --help)
 

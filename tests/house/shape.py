@@ -20,9 +20,9 @@ EXECUTABLE = ("dev", ".ci/run")
 
 # Extensions that have a place in the tree; "" is a name without one.
 EXTENSIONS = {
-    ".cpp", ".hpp", ".h", ".S", ".ld", ".py", ".sh", ".cmake", ".in", ".md", ".json", ".toml", ".txt", ".service",
-    ".socket", ".qvmconf", ".frag", ".dts", ".dtb", ".dsl", ".aml", ".bin", ".1", ".5", ".8", ".svg", ".rs", ".lock",
-    "",
+    ".cpp", ".hpp", ".h", ".c", ".S", ".ld", ".py", ".sh", ".cmake", ".in", ".md", ".json", ".toml", ".txt", ".service",
+    ".socket", ".conf", ".qvmconf", ".frag", ".dts", ".dtb", ".dsl", ".aml", ".bin", ".1", ".5", ".8", ".svg", ".rs",
+    ".lock", "",
 }
 NAMES_WITHOUT_EXTENSION = {
     "dev", "run", "LICENSE", ".clang-format", ".clang-tidy", ".editorconfig", ".gitignore", ".gitattributes",

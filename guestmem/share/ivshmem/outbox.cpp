@@ -76,16 +76,29 @@ Result<SendStatus> Outbox::flush(const UnixStream& stream) {
             encode_ivshmem(bells != nullptr ? std::int64_t{bells->id} : step.value);
         const FdView fd = bells != nullptr ? bells->vectors[step.next_vector].view() : step.memory;
         const std::span<const FdView> fds{&fd, fd.is_open() ? 1U : 0U};
+        if (progress_ != nullptr) progress_->begun.store(static_cast<std::uint32_t>(count_sent_ + 1));
         const SendOutcome outcome = GM_TRY(stream.send(message, fds));
-        if (outcome.status != SendStatus::sent) return outcome.status;
+        if (outcome.status != SendStatus::sent) {
+            if (progress_ != nullptr) progress_->begun.store(static_cast<std::uint32_t>(count_sent_));
+            return outcome.status;
+        }
         // A stream socket takes 8 bytes whole or not at all; a kernel that does otherwise cannot be served.
         if (outcome.count_bytes != message.size())
             return Error{Errc::corrupt, "the kernel split an 8-byte ivshmem message"};
-        --count_queued_;
-        ++count_sent_;
-        if (!step.advance()) steps_.pop_front();
+        advance();
+        if (progress_ != nullptr) progress_->done.store(static_cast<std::uint32_t>(count_sent_));
     }
     return SendStatus::sent;
+}
+
+void Outbox::advance() {
+    --count_queued_;
+    ++count_sent_;
+    if (!steps_.front().advance()) steps_.pop_front();
+}
+
+void Outbox::skip(std::size_t count) {
+    while (count-- > 0 && !steps_.empty()) advance();
 }
 
 }  // namespace guestmem::share

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "guestmem/base/result.hpp"
+#include "guestmem/share/journal.hpp"
 #include "guestmem/share/share.hpp"
 #include "guestmem/sys/unix_socket.hpp"
 
@@ -37,6 +38,11 @@ public:
     [[nodiscard]] std::size_t count_queued() const { return count_queued_; }
     [[nodiscard]] std::size_t count_sent() const { return count_sent_; }
 
+    /// Where each message is noted before it is sent and after. It outlives the outbox.
+    void note_progress(Progress& progress) { progress_ = &progress; }
+    /// Passes over the first messages: an earlier instance has sent them.
+    void skip(std::size_t count);
+
     /// sent: everything is out. An error means that the client cannot be served any more.
     [[nodiscard]] Result<SendStatus> flush(const UnixStream& stream);
 
@@ -58,10 +64,12 @@ private:
         void pass_over_except();
     };
     void add(Step step);
+    void advance();
 
     std::deque<Step> steps_;
     std::size_t count_queued_ = 0;
     std::size_t count_sent_ = 0;
+    Progress* progress_ = nullptr;
 };
 
 }  // namespace guestmem::share

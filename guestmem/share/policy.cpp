@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/share/policy.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "guestmem/sys/host.hpp"
+
+namespace guestmem::share {
+namespace {
+
+bool fits(const CredentialMatch& match, const PeerCredentials& caller, std::string_view cgroup) {
+    if (match.user && *match.user != caller.uid) return false;
+    if (match.group && *match.group != caller.gid) return false;
+    return match.cgroup.empty() || matches(match.cgroup, cgroup);
+}
+
+}  // namespace
+
+std::string Principal::to_text() const {
+    if (is_host) return "the host";
+    return vm.empty() ? "a client that no VM's 'who' fits" : fmt::format("vm '{}'", vm);
+}
+
+Policy::Policy(const ServiceConfig& config) : operators_(config.control.operators), file_(config.file) {
+    for (const VmConfig& vm : config.vms) {
+        vms_.push_back({vm, Rights{vm.rules}});
+        needs_cgroups_ = needs_cgroups_ || !vm.match.cgroup.empty();
+    }
+}
+
+const Policy::Known* Policy::find(std::string_view vm) const {
+    const auto found =
+        std::ranges::find_if(vms_, [&](const Known& known) { return known.config.name == vm; });
+    return found == vms_.end() ? nullptr : &*found;
+}
+
+Principal Policy::of_caller(const PeerCredentials& caller, std::string_view cgroup) const {
+    for (const Known& known : vms_) {
+        const bool is_met_here = !known.config.socket && !known.config.match.is_empty();
+        if (is_met_here && fits(known.config.match, caller, cgroup)) return {known.config.name, false};
+    }
+    const bool is_host =
+        caller.uid == 0 || caller.uid == own_user() || std::ranges::count(operators_, caller.uid) != 0;
+    return {{}, is_host};
+}
+
+Principal Policy::of_vm(const std::string& name, const PeerCredentials& caller,
+                        std::string_view cgroup) const {
+    const Known* const known = find(name);
+    if (known == nullptr || !fits(known->config.match, caller, cgroup)) return {};
+    return {name, false};
+}
+
+Decision Policy::decide(const Principal& who, std::string_view share) const {
+    static constexpr Permissions nothing{
+        .may_attach = false, .may_create = false, .may_notify = false, .is_read_only = false};
+    if (who.is_host) return {};
+    const Known* const known = find(who.vm);
+    if (known == nullptr) return {.is_allowed = false, .permissions = nothing, .rule = {}};
+    return known->rights.decide(share);
+}
+
+Result<Permissions> Policy::check(const Principal& who, std::string_view share, Wanted wanted,
+                                  std::string& why) const {
+    const Decision decision = decide(who, share);
+    const Known* const known = find(who.vm);
+    why = who.is_host        ? "the host may do everything"
+          : known == nullptr ? "the configuration has no VM that this is"
+                             : known->rights.describe(decision, file_);
+    const Permissions& granted = decision.permissions;
+    const bool is_granted =
+        decision.is_allowed && (wanted == Wanted::attach ? granted.may_attach : granted.may_create);
+    if (is_granted) return granted;
+    return Error{Errc::permission_denied, EACCES,
+                 fmt::format("{} may not {} share '{}'", who.to_text(),
+                             wanted == Wanted::attach ? "attach to" : "create", share)};
+}
+
+const UsageLimits* Policy::limits_of(std::string_view vm) const {
+    const Known* const known = vm.empty() ? nullptr : find(vm);
+    return known == nullptr ? nullptr : &known->config.limits;
+}
+
+}  // namespace guestmem::share

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/share/registry.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "guestmem/base/sizes.hpp"
+
+namespace guestmem::share {
+namespace {
+
+void write_record(ShareRecord& record, const ShareConfig& config, const std::string& maker) {
+    record.name.set(config.name);
+    record.maker.set(maker);
+    record.path.set(config.path);
+    record.size_bytes = config.size_bytes;
+    record.huge_page_bytes = config.huge_page_bytes;
+    record.vectors = config.vectors;
+    record.slots = config.slots;
+    record.ids = config.ids == IdPolicy::classic ? 1 : 0;
+    record.backing = static_cast<std::uint8_t>(config.backing);
+    record.is_kept = config.is_kept ? 1 : 0;
+    record.is_dynamic = config.is_dynamic ? 1 : 0;
+}
+
+Error beyond(std::string_view whose, std::string_view what, std::uint64_t would_be, std::uint64_t limit) {
+    return Error{Errc::exhausted, EDQUOT,
+                 fmt::format("{}: {} {} would be beyond the limit of {}", whose, would_be, what, limit)};
+}
+
+Result<void> check_counts(std::string_view whose, const Usage& with, const UsageLimits& limits) {
+    if (with.shares > limits.shares) return beyond(whose, "shares", with.shares, limits.shares);
+    if (with.bytes > limits.bytes) return beyond(whose, "bytes of shares", with.bytes, limits.bytes);
+    if (with.vectors > limits.vectors) return beyond(whose, "doorbells", with.vectors, limits.vectors);
+    return {};
+}
+
+}  // namespace
+
+ShareConfig config_of(const ShareRecord& record) {
+    return {.name = record.name.get(),
+            .size_bytes = record.size_bytes,
+            .vectors = record.vectors,
+            .slots = record.slots,
+            .ids = record.ids == 1 ? IdPolicy::classic : IdPolicy::stable,
+            .huge_page_bytes = record.huge_page_bytes,
+            .backing = static_cast<BackingKind>(record.backing),
+            .path = record.path.get(),
+            .is_kept = record.is_kept != 0,
+            .is_dynamic = record.is_dynamic != 0};
+}
+
+Result<Share> Registry::make_share(const ShareConfig& config, ShareRecord& record, Pages pages) {
+    Share share = GM_TRY(Share::create(config, record.number));
+    // Bytes of earlier times that nobody wants.
+    if (share.backing().has_kept_bytes() && !config.is_kept) share.backing().begin_clear();
+    while (pages == Pages::now && !share.backing().is_complete())
+        static_cast<void>(GM_TRY(share.backing().allocate_step()));
+    return share;
+}
+
+Result<Hall*> Registry::make(const ShareConfig& config, const std::string& maker, Pages pages,
+                             std::span<const std::uint32_t> owned_slots) {
+    ShareRecord* const record = host_.legacy.journal().add_share();
+    if (record == nullptr)
+        return Error{Errc::exhausted, ENOSPC,
+                     fmt::format("share '{}': the service has {} shares, which is all it can have",
+                                 config.name, max_journal_shares)};
+    write_record(*record, config, maker);
+    record->stage.store(ShareStage::making);
+    auto share = make_share(config, *record, pages);
+    if (!share) {
+        Journal::remove(*record);
+        return std::move(share).error();
+    }
+    host_.legacy.keep(share->kept_parts(), host_.loop.now_ms());
+    record->stage.store(share->backing().is_complete() ? ShareStage::ready : ShareStage::blank);
+    return &halls_.emplace_back(host_, std::move(*share), *record, owned_slots);
+}
+
+Result<Hall*> Registry::adopt(ShareRecord& record, Share::Parts parts,
+                              std::span<const std::uint32_t> owned_slots) {
+    Share share = GM_TRY(Share::adopt(config_of(record), record.number, std::move(parts)));
+    if (record.stage.load() == ShareStage::blank) share.backing().begin_clear();
+    Hall& hall = halls_.emplace_back(host_, std::move(share), record, owned_slots);
+    hall.mark_inherited();
+    return &hall;
+}
+
+Hall* Registry::find(std::string_view name) {
+    sweep();
+    const auto found = std::ranges::find_if(
+        halls_, [&](const Hall& hall) { return !hall.is_retired() && hall.share().config().name == name; });
+    return found == halls_.end() ? nullptr : &*found;
+}
+
+void Registry::remove(Hall& hall) {
+    const std::vector<KeptKey> keys = hall.share().kept_keys();
+    Journal::remove(hall.record());
+    hall.share().backing().remove_name();
+    halls_.remove_if([&](const Hall& candidate) { return &candidate == &hall; });
+    host_.legacy.forget(keys, host_.loop.now_ms());
+}
+
+void Registry::sweep() {
+    for (;;) {
+        const auto over = std::ranges::find_if(halls_, &Hall::is_over);
+        if (over == halls_.end()) return;
+        host_.log.write(LogLevel::info,
+                        fmt::format("share '{}': gone with its last peer", over->share().config().name),
+                        host_.loop.now_ms());
+        remove(*over);
+    }
+}
+
+bool Registry::work() {
+    sweep();
+    bool has_more = false;
+    for (Hall& hall : halls_) has_more = hall.work() || has_more;
+    return has_more;
+}
+
+Usage Registry::usage_of(std::string_view vm) const {
+    Usage usage;
+    for (const Hall& hall : halls_) {
+        const bool is_made_by =
+            vm.empty() ? hall.share().config().is_dynamic : hall.record().maker.get() == vm;
+        if (is_made_by) {
+            ++usage.shares;
+            usage.bytes += hall.share().extent_bytes();
+            usage.vectors += hall.share().count_doorbells();
+        }
+        for (const Peer& peer : hall.peers())
+            if (!peer.is_gone && (vm.empty() || peer.entrant.vm == vm)) ++usage.peers;
+    }
+    return usage;
+}
+
+Result<void> Registry::check_peer(std::string_view vm, const UsageLimits* limits,
+                                  const UsageLimits& totals) const {
+    std::uint64_t count = 1;
+    for (const Hall& hall : halls_) count += hall.peers().size();
+    if (count > totals.peers) return beyond("all VMs together", "peers", count, totals.peers);
+    if (limits == nullptr || limits->peers >= UsageLimits{}.peers) return {};
+    const std::uint64_t own = usage_of(vm).peers + 1;
+    if (own > limits->peers) return beyond(fmt::format("vm '{}'", vm), "peers", own, limits->peers);
+    return {};
+}
+
+Result<void> Registry::check_share(const ShareConfig& config, std::string_view vm, const UsageLimits* limits,
+                                   const UsageLimits& totals) const {
+    const auto with = [&](Usage usage) {
+        ++usage.shares;
+        usage.bytes += extent_of(config.size_bytes);
+        usage.vectors += std::uint64_t{config.slots} * config.vectors;
+        return usage;
+    };
+    GM_TRY(check_counts("all VMs together", with(usage_of({})), totals));
+    if (limits == nullptr) return {};
+    return check_counts(fmt::format("vm '{}'", vm), with(usage_of(vm)), *limits);
+}
+
+void Registry::refill() {
+    const std::uint64_t now = host_.loop.now_ms();
+    for (const Hall& hall : halls_) {
+        host_.legacy.keep(hall.share().kept_parts(), now);
+        std::vector<KeepRequest> requests;
+        for (const Peer& peer : hall.peers()) {
+            if (peer.is_gone || peer.entrant.number == 0) continue;
+            const std::uint32_t number = peer.entrant.number;
+            requests.push_back({{KeptKind::connection, 0, number}, peer.entrant.stream.view()});
+            if (peer.entrant.bell)
+                requests.push_back({{KeptKind::bell, 0, number}, peer.entrant.bell->view()});
+            if (hall.share().config().ids == IdPolicy::stable) continue;
+            for (std::uint32_t vector = 0; vector < peer.bells->vectors.size(); ++vector)
+                requests.push_back(
+                    {hall.share().doorbell_key(peer.id, vector), peer.bells->vectors[vector].view()});
+        }
+        host_.legacy.keep(requests, now);
+    }
+}
+
+void Registry::remove_names() {
+    for (Hall& hall : halls_) hall.share().backing().remove_name();
+}
+
+}  // namespace guestmem::share

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "guestmem/control/server.hpp"
+#include "guestmem/share/desk.hpp"
+#include "guestmem/share/legacy.hpp"
+#include "guestmem/share/policy.hpp"
+#include "guestmem/share/reception.hpp"
+#include "guestmem/share/registry.hpp"
+#include "guestmem/share/service.hpp"
+
+/// The parts of a service and how they hang together: for service.cpp (birth and end), service_take_over.cpp (what an
+/// earlier instance left) and service_reload.cpp (another configuration).
+///
+/// Lifetime: does not move; the parts hold each other's addresses.
+/// Threads: the owner's loop.
+
+namespace guestmem::share {
+
+class Service::State {
+public:
+    State(EventLoop& loop, Log& log, ServiceConfig config, ServiceOptions options);
+    State(const State&) = delete;
+    State& operator=(const State&) = delete;
+    ~State();
+
+    [[nodiscard]] Result<void> start();
+    [[nodiscard]] Result<std::vector<std::string>> reload();
+    [[nodiscard]] Result<void> retire();
+    [[nodiscard]] ServiceCounts counts() const;
+
+private:
+    /// A control socket: the common one, or a VM's own.
+    struct Office {
+        std::string vm;  ///< empty: the common one
+        ListenOptions socket;
+        std::optional<KeptKey> key;
+        control::Server server;
+    };
+    /// What a keeper held, and nobody has asked for yet.
+    struct Heritage {
+        std::map<KeptKey, Fd> kept;
+        std::map<std::string, InheritedListener> listeners;  ///< by their paths
+
+        [[nodiscard]] Fd take(const KeptKey& key);
+        [[nodiscard]] std::optional<InheritedListener> take_listener(const std::string& path);
+    };
+    /// What a reload has made and may have to undo.
+    struct Undo {
+        std::vector<Hall*> made;
+        std::vector<std::string> opened;
+        std::vector<DoorConfig> changed;  ///< as they were
+        std::vector<std::string> offices;
+    };
+
+    [[nodiscard]] Result<void> check_before_anything_is_touched() const;
+    [[nodiscard]] Result<void> check_descriptors() const;
+    [[nodiscard]] Result<void> make_parts(Journal journal);
+    [[nodiscard]] Result<void> open_everything(Heritage& heritage);
+    [[nodiscard]] Result<void> open_office(const std::string& vm, const ListenOptions& socket,
+                                           std::optional<InheritedListener> inherited);
+    void abandon();
+    void close_office(const std::string& path);
+    [[nodiscard]] Result<std::uint32_t> admit(const DoorConfig& door, Entrant& entrant);
+    [[nodiscard]] Result<std::uint32_t> admit_tool(Hall& hall, Entrant entrant);
+    [[nodiscard]] Result<control::Outcome> answer(const std::string& vm, const PeerCredentials& caller,
+                                                  const control::Request& request);
+    void warn_of_read_only_doors();
+    void wake_tick();
+    void tick();
+    void wake_chores();
+    void do_chores();
+    void watch_keeper();
+    void revive_keeper();
+    void say(LogLevel level, std::string_view text) { limiter_.write(level, text, loop_.now_ms()); }
+
+    // service_take_over.cpp
+    [[nodiscard]] Result<Journal> take_journal(Heritage& heritage);
+    void take_listeners(Heritage& heritage);
+    void take_over_shares(Heritage& heritage);
+    void take_over_connections(Heritage& heritage);
+    void fit_shares_to_configuration();
+    void take_over_connection(Heritage& heritage, ConnectionRecord& record);
+    void forget_orphans(const Heritage& heritage);
+
+    // service_reload.cpp
+    [[nodiscard]] Result<void> check_reload(const ServiceConfig& next);
+    [[nodiscard]] Result<void> make_what_is_new(const ServiceConfig& next, Undo& undo);
+    void undo(const Undo& undo);
+    void drop_what_is_gone(const ServiceConfig& next, std::vector<std::string>& changes);
+    void review_rights(std::vector<std::string>& changes);
+
+    EventLoop& loop_;
+    Log& log_;
+    LogLimiter limiter_;
+    ServiceConfig config_;
+    ServiceOptions options_;
+    Policy policy_;
+    std::optional<Ringer> ringer_;
+    std::optional<Legacy> legacy_;
+    std::optional<Registry> registry_;
+    std::unique_ptr<Reception> reception_;
+    std::optional<Desk> desk_;
+    std::list<Office> offices_;
+    EventSource ticker_;
+    EventSource chores_;
+    EventSource keeper_gone_;
+    bool is_ticking_ = false;
+    bool is_started_ = false;
+    bool is_retired_ = false;
+};
+
+/// Whether a share of the file is still the one that runs.
+[[nodiscard]] bool is_same_share(const ShareConfig& a, const ShareConfig& b);
+
+}  // namespace guestmem::share

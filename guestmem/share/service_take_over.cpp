@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "guestmem/share/service_state.hpp"
+
+namespace guestmem::share {
+
+Fd Service::State::Heritage::take(const KeptKey& key) {
+    const auto found = kept.find(key);
+    if (found == kept.end()) return {};
+    Fd fd = std::move(found->second);
+    kept.erase(found);
+    return fd;
+}
+
+std::optional<InheritedListener> Service::State::Heritage::take_listener(const std::string& path) {
+    const auto found = listeners.find(path);
+    if (found == listeners.end()) return std::nullopt;
+    InheritedListener listener = std::move(found->second);
+    listeners.erase(found);
+    return listener;
+}
+
+/// A journal that cannot be read ends the service's past, and not the service: it starts anew, and says so.
+Result<Journal> Service::State::take_journal(Heritage& heritage) {
+    Fd memory = heritage.take({KeptKind::journal, 0, 0});
+    if (!memory.is_open()) return Journal::create();
+    auto journal = Journal::adopt(std::move(memory));
+    if (journal) return journal;
+    say(LogLevel::error,
+        fmt::format("nothing is taken over, and clients of the instance before are closed: {}",
+                    journal.error().message()));
+    return Journal::create();
+}
+
+void Service::State::take_listeners(Heritage& heritage) {
+    for (auto kept = heritage.kept.begin(); kept != heritage.kept.end();) {
+        if (kept->first.kind != KeptKind::listener) {
+            ++kept;
+            continue;
+        }
+        reception_->reserve_listener_key(kept->first);
+        auto listener = UnixListener::adopt(std::move(kept->second), true);
+        if (listener) {
+            std::string path = listener->path();
+            heritage.listeners.insert_or_assign(path, InheritedListener{std::move(*listener), kept->first});
+            kept = heritage.kept.erase(kept);
+        } else {
+            say(LogLevel::error, listener.error().message());
+            ++kept;
+        }
+    }
+    for (NamedSocket& socket : options_.inheritance.activated) {
+        auto listener = UnixListener::adopt(std::move(socket.fd), false);
+        if (!listener) {
+            say(LogLevel::error, fmt::format("socket '{}' of the service manager: {}", socket.name,
+                                             listener.error().message()));
+            continue;
+        }
+        std::string path = listener->path();
+        heritage.listeners.insert_or_assign(path, InheritedListener{std::move(*listener), std::nullopt});
+    }
+    options_.inheritance.activated.clear();
+}
+
+void Service::State::take_over_shares(Heritage& heritage) {
+    for (ShareRecord* const record : legacy_->journal().shares()) {
+        const ShareConfig config = config_of(*record);
+        // Nobody has heard of it.
+        if (record->stage.load() == ShareStage::making) {
+            Journal::remove(*record);
+            continue;
+        }
+        const std::uint32_t number = record->number;
+        Share::Parts parts;
+        parts.memory = heritage.take({KeptKind::memory, number, 0});
+        parts.presence = heritage.take({KeptKind::presence, number, 0});
+        if (config.ids == IdPolicy::stable) {
+            for (std::uint32_t bell = 0; bell < config.slots * config.vectors; ++bell)
+                parts.doorbells.push_back(heritage.take({KeptKind::doorbell, number, bell}));
+            for (std::uint32_t slot = 0; config.slots <= max_sender_slots && slot < config.slots; ++slot)
+                parts.senders.push_back(heritage.take({KeptKind::sender, number, slot}));
+        }
+        auto hall = registry_->adopt(*record, std::move(parts), owned_slots(config_, config.name));
+        if (hall) continue;
+        say(LogLevel::error, fmt::format("{}; it is lost with its peers", hall.error().message()));
+        Journal::remove(*record);
+    }
+}
+
+void Service::State::take_over_connections(Heritage& heritage) {
+    std::size_t count_before = 0;
+    for (ConnectionRecord* const record : legacy_->journal().connections()) {
+        ++count_before;
+        take_over_connection(heritage, *record);
+    }
+    // Those who left while nobody looked: their slots are free, and the pages say so.
+    for (Hall& hall : registry_->halls())
+        for (std::uint32_t slot = 0;
+             hall.share().config().ids == IdPolicy::stable && slot < hall.share().config().slots; ++slot)
+            if (hall.share().presence().is_present(slot) && hall.find_peer(slot) == nullptr)
+                hall.tell_gone(slot);
+    fit_shares_to_configuration();
+    std::vector<std::string> changes;
+    review_rights(changes);
+    for (const std::string& change : changes) say(LogLevel::warning, change);
+    if (legacy_->journal().generation() > 1)
+        say(LogLevel::info, fmt::format("instance {}: {} shares and {} of {} clients are taken over",
+                                        legacy_->journal().generation(), registry_->halls().size(),
+                                        counts().sessions, count_before));
+    registry_->sweep();
+}
+
+/// The file may have been edited since the instance before has read it.
+void Service::State::fit_shares_to_configuration() {
+    std::vector<Hall*> replaced;
+    for (Hall& hall : registry_->halls()) {
+        const ShareConfig& config = hall.share().config();
+        const auto wanted = std::ranges::find(config_.shares, config.name, &ShareConfig::name);
+        const bool is_wanted = wanted != config_.shares.end();
+        if (!config.is_dynamic && !is_wanted && !hall.is_retired()) {
+            say(LogLevel::info, fmt::format("share '{}': the configuration has it no more", config.name));
+            hall.retire();
+        }
+        if (is_wanted && !hall.is_retired() && !is_same_share(*wanted, config)) {
+            if (hall.peers().empty()) {
+                replaced.push_back(&hall);
+                continue;
+            }
+            say(LogLevel::error,
+                fmt::format(
+                    "share '{}': the configuration has changed it, and it has peers from before: it stays "
+                    "as it was until the service ends",
+                    config.name));
+        }
+        if (hall.is_inherited()) hall.settle_in();
+    }
+    for (Hall* const hall : replaced) {
+        const ShareConfig wanted =
+            *std::ranges::find(config_.shares, hall->share().config().name, &ShareConfig::name);
+        registry_->remove(*hall);
+        auto made = registry_->make(wanted, {}, Pages::now, owned_slots(config_, wanted.name));
+        if (!made) say(LogLevel::error, made.error().message());
+    }
+}
+
+void Service::State::take_over_connection(Heritage& heritage, ConnectionRecord& record) {
+    Entrant entrant{.stream = {},
+                    .who = {record.pid, record.uid, record.gid},
+                    .vm = record.vm.get(),
+                    .door = record.door.get(),
+                    .own_slots = {}};
+    entrant.is_tool = record.is_tool != 0;
+    entrant.record = &record;
+    entrant.number = record.number;
+    entrant.permissions = {.may_attach = true,
+                           .may_create = false,
+                           .may_notify = record.may_notify != 0,
+                           .is_read_only = record.is_read_only != 0};
+    Hall* hall = nullptr;
+    for (Hall& candidate : registry_->halls())
+        if (candidate.share().number() == record.share) hall = &candidate;
+    const bool is_admitted = record.stage.load() == ConnectionStage::admitted;
+    const std::uint32_t id = record.id;
+
+    std::vector<Fd> bells;
+    const ShareConfig* const share = hall == nullptr ? nullptr : &hall->share().config();
+    for (std::uint32_t vector = 0;
+         is_admitted && share != nullptr && share->ids == IdPolicy::classic && vector < share->vectors;
+         ++vector)
+        bells.push_back(heritage.take(hall->share().doorbell_key(id, vector)));
+    if (record.has_bell != 0 && is_admitted)
+        if (Fd bell = heritage.take({KeptKind::bell, 0, record.number}); bell.is_open())
+            entrant.bell = EventFd::believe(std::move(bell));
+
+    const auto count_bells = static_cast<std::uint32_t>(bells.size());
+    const auto lose = [&](std::string_view why) {
+        say(LogLevel::warning,
+            fmt::format("{} with id {} cannot be taken over and is closed: {}", entrant.to_text(), id, why));
+        if (is_admitted && hall != nullptr) hall->tell_gone(id);
+        std::vector<KeptKey> keys{{KeptKind::connection, 0, entrant.number},
+                                  {KeptKind::bell, 0, entrant.number}};
+        for (std::uint32_t vector = 0; vector < count_bells; ++vector)
+            keys.push_back(hall->share().doorbell_key(id, vector));
+        legacy_->forget(keys, loop_.now_ms());
+        legacy_->journal().remove(record);
+        entrant.record = nullptr;
+        if (entrant.stream.is_open()) reception_->release(std::move(entrant));
+    };
+    Fd stream = heritage.take({KeptKind::connection, 0, record.number});
+    if (!stream.is_open()) return lose("the keeper does not have it");
+    auto adopted = UnixStream::adopt(std::move(stream));
+    if (!adopted) return lose(adopted.error().message());
+    entrant.stream = std::move(*adopted);
+    reception_->count(entrant);
+    if (!is_admitted) {
+        // Tools come by way of a call whose answer died with the instance before.
+        if (entrant.is_tool) return lose("nothing was promised to it");
+        return reception_->greet_again(std::move(entrant));
+    }
+    if (hall == nullptr) return lose("its share is gone");
+    std::shared_ptr<const Doorbells> doorbells;
+    if (!bells.empty()) {
+        auto whole = adopt_doorbells(id, std::move(bells));
+        if (!whole) return lose(whole.error().message());
+        doorbells = std::move(*whole);
+    }
+    if (auto resumed = hall->resume(entrant, std::move(doorbells)); !resumed) lose(resumed.error().message());
+}
+
+/// What has no record was on its way in or out when the instance before ended: nobody counts on it.
+void Service::State::forget_orphans(const Heritage& heritage) {
+    std::vector<KeptKey> keys;
+    for (const auto& [key, fd] : heritage.kept) keys.push_back(key);
+    for (const auto& [path, inherited] : heritage.listeners) {
+        if (inherited.key) keys.push_back(*inherited.key);
+        say(LogLevel::info, fmt::format("socket {}: the configuration has it no more; closed", path));
+    }
+    legacy_->forget(keys, loop_.now_ms());
+}
+
+}  // namespace guestmem::share
