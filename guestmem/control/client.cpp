@@ -9,10 +9,14 @@
 #include <iterator>
 #include <span>
 
+#include "guestmem/sys/deadline.hpp"
+
 namespace guestmem::control {
 
 Result<Client> Client::connect(const std::string& path, int timeout_ms) {
-    auto stream = UnixStream::connect(path);
+    // A service that is stopped takes no connection once its backlog is full.
+    auto stream = timeout_ms < 0 ? UnixStream::connect(path)
+                                 : UnixStream::connect(path, Deadline{std::chrono::milliseconds{timeout_ms}});
     if (!stream) {
         Error error = std::move(stream).error();
         if (error.code() == Errc::not_found || error.code() == Errc::unavailable)

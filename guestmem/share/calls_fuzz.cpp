@@ -28,7 +28,10 @@ void check_round_trip(Result<Call> (*parse)(std::string_view), std::string_view 
 
 void attack(std::string_view text) {
     check_round_trip(&parse_named_call, text);
+    check_round_trip(&parse_attach_call, text);
     check_round_trip(&parse_ring_call, text);
+    check_round_trip(&parse_session_reply, text);
+    check_round_trip(&parse_reload_reply, text);
     check_round_trip(&parse_service_summary, text);
     check_round_trip(&parse_share_status, text);
     check_round_trip(&parse_memory_reply, text);

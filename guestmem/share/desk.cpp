@@ -173,7 +173,7 @@ Result<Hall*> Desk::make_share(const Principal& who, const PeerCredentials& call
     config.name = call.share;
     config.size_bytes = call.size_bytes.value_or(0);
     config.vectors = call.vectors.value_or(1);
-    config.slots = call.slots.value_or(max_sender_slots);
+    config.slots = call.slots.value_or(max_senders);
     config.is_dynamic = true;
     for (const auto& problem :
          {find_name_problem(config.name), find_size_problem(config.size_bytes),

@@ -52,7 +52,7 @@ std::uint64_t descriptors_needed(const ServiceConfig& config) {
     for (const ShareConfig& share : config.shares) {
         // Memory and presence, each also read-only; the doorbells; a connection for each slot, and its sender page.
         count += 4 + std::uint64_t{share.slots} * share.vectors + share.slots;
-        if (share.ids == IdPolicy::stable && share.slots <= max_sender_slots) count += 2 * share.slots;
+        if (share.ids == IdPolicy::stable && share.slots <= max_senders) count += 2 * share.slots;
     }
     return count;
 }

@@ -81,7 +81,7 @@ void Service::State::take_over_shares(Heritage& heritage) {
         if (config.ids == IdPolicy::stable) {
             for (std::uint32_t bell = 0; bell < config.slots * config.vectors; ++bell)
                 parts.doorbells.push_back(heritage.take({KeptKind::doorbell, number, bell}));
-            for (std::uint32_t slot = 0; config.slots <= max_sender_slots && slot < config.slots; ++slot)
+            for (std::uint32_t slot = 0; config.slots <= max_senders && slot < config.slots; ++slot)
                 parts.senders.push_back(heritage.take({KeptKind::sender, number, slot}));
         }
         auto hall = registry_->adopt(*record, std::move(parts), owned_slots(config_, config.name));

@@ -3,8 +3,6 @@
 
 #include <fmt/format.h>
 
-#include "guestmem/base/sizes.hpp"
-#include "guestmem/sys/memfd.hpp"
 #include "guestmem/sys/memory_file.hpp"
 
 namespace guestmem::share {
@@ -21,7 +19,7 @@ BackingOptions backing_options(const ShareConfig& config) {
 }
 
 bool has_senders(const ShareConfig& config) {
-    return config.ids == IdPolicy::stable && config.slots <= max_sender_slots;
+    return config.ids == IdPolicy::stable && config.slots <= max_senders;
 }
 
 }  // namespace
@@ -64,8 +62,7 @@ Result<Share> Share::create(const ShareConfig& config, std::uint32_t number) {
         for (std::uint32_t slot = 0; slot < config.slots; ++slot)
             share.slots_.push_back(GM_TRY_CONTEXT(create_doorbells(slot, config.vectors), context));
     for (std::uint32_t slot = 0; has_senders(config) && slot < config.slots; ++slot) {
-        Fd page =
-            GM_TRY_CONTEXT(create_sealed_memory({.name = "sender", .size_bytes = page_size_bytes}), context);
+        Fd page = GM_TRY_CONTEXT(create_sender_page(), context);
         share.senders_.push_back({std::move(page), Fd{}});
     }
     GM_TRY_CONTEXT(share.make_read_only(), context);

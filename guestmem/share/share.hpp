@@ -12,6 +12,7 @@
 #include "guestmem/share/config.hpp"
 #include "guestmem/share/keeper/keeper.hpp"
 #include "guestmem/share/presence.hpp"
+#include "guestmem/share/sender_page.hpp"
 #include "guestmem/sys/eventfd.hpp"
 #include "guestmem/sys/fd.hpp"
 
@@ -21,7 +22,7 @@
 /// belong to the slot and live as long as the share, so a peer that was told once can ring every later holder.
 /// With classic ids each connection brings its own.
 /// A sender page belongs to a slot, too: its holder counts there whom it has rung. Shares of at most
-/// max_sender_slots have them.
+/// max_senders have them.
 /// Contract: memory and, with stable ids, all doorbells exist once create() returns: a client that joins later
 /// cannot fail for want of them. The memory's pages come by steps of its backing.
 /// kept_parts() names everything that an instance after this one needs, and adopt() takes it.
@@ -29,9 +30,6 @@
 /// Threads: one at a time.
 
 namespace guestmem::share {
-
-/// As many as a set of peers in 16 bits can name.
-inline constexpr std::uint32_t max_sender_slots = 16;
 
 struct Doorbells {
     std::uint32_t id = 0;
@@ -74,7 +72,7 @@ public:
     [[nodiscard]] const Fd& read_only_presence() const { return read_only_presence_; }
     /// Stable ids only: the doorbells of every slot.
     [[nodiscard]] const std::vector<std::shared_ptr<const Doorbells>>& slots() const { return slots_; }
-    /// One per slot, or none: see max_sender_slots.
+    /// One per slot, or none: see max_senders.
     [[nodiscard]] std::span<const SenderSlot> senders() const { return senders_; }
 
     [[nodiscard]] std::vector<KeepRequest> kept_parts() const;
