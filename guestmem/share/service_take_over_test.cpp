@@ -419,5 +419,50 @@ TEST_F(TakeOver, AKillAtAnySystemCallOfACreationMakesTheShareWholeOrNotAtAll) {
     });
 }
 
+TEST_F(TakeOver, AKillAtAnySystemCallOfAReloadLosesNobodyAndEndsInTheNewConfiguration) {
+    for_each_kill([&](std::uint64_t nth) {
+        const ServiceConfig before = config_in(folder_, IdPolicy::stable);
+        ServiceConfig after = before;
+        after.shares.push_back(before.shares[0]);
+        after.shares.back().name = "n";
+        after.doors.erase(after.doors.begin());
+        after.doors.push_back(before.doors[0]);
+        after.doors.back().share = "n";
+        after.doors.back().socket.path = folder_.path_of("n");
+        Doomed first{folder_, before, after, nth};
+        std::optional<Client> old{join_alone("s.2").value()};
+        first.go();
+        bool has_lived = false;
+        {
+            const UnixStream tool = UnixStream::connect(folder_.path_of("s.control")).value();
+            const std::string line = control::encode_request({.id = 1, .call = "share.reload"});
+            EXPECT_TRUE(tool.send(std::as_bytes(std::span{line})));
+            while (!first.is_dead() && !has_lived) {
+                if (!tool.wait_readable(20).value()) continue;
+                std::array<std::byte, 4096> said;
+                const auto received = tool.receive(said);
+                if (!received || !*received || (*received)->count_bytes == 0) break;
+                has_lived = true;
+            }
+        }
+        first.kill();
+
+        take_over(after);
+        EXPECT_FALSE(old->receive(0).value()) << "who was there notices nothing";
+        EXPECT_EQ(status_of("m").peers.size(), 1U);
+        EXPECT_TRUE(join("n"));
+        EXPECT_TRUE(join("s.0"));
+        EXPECT_FALSE(Client::connect(folder_.path_of("s")));
+        old.reset();
+        EXPECT_TRUE(turn_until([&] { return service_->counts().sessions == 0; }));
+        auto kept = counted(what_is_kept());
+        EXPECT_EQ(kept[KeptKind::memory], 2U);
+        EXPECT_EQ(kept[KeptKind::listener], 6U);
+        EXPECT_EQ(kept[KeptKind::doorbell], 12U);
+        EXPECT_EQ(kept[KeptKind::connection], 0U);
+        return has_lived;
+    });
+}
+
 }  // namespace
 }  // namespace guestmem::share

@@ -102,9 +102,38 @@ Result<void> check_reply(const SessionReply& reply, std::size_t count_fds, const
     return {};
 }
 
-/// From the answer of share.attach to a place in the share.
-Result<SessionLink> enter(control::ClientAnswer answer, const SessionOptions& options,
-                          const Deadline& deadline) {
+std::string control_path(const SessionOptions& options) {
+    return options.control.empty() ? default_control_path() : options.control;
+}
+
+/// A zero is left out: the service has its own.
+template <typename Number>
+std::optional<Number> unless_zero(Number number) {
+    return number == 0 ? std::optional<Number>{} : std::optional{number};
+}
+
+AttachCall call_of(const SessionOptions& options) {
+    return {.share = options.share,
+            .is_session = true,
+            .may_create = options.may_create,
+            .is_read_only = options.access == MapAccess::read_only,
+            .size_bytes = unless_zero(options.size_bytes),
+            .vectors = unless_zero(options.vectors),
+            .slots = unless_zero(options.slots),
+            .slot = options.slot};
+}
+
+Result<SessionLink> attach_once(const SessionOptions& options, const Deadline& deadline, bool& was_there) {
+    auto control = GM_TRY(control::Client::connect(control_path(options), milliseconds_left(deadline)));
+    was_there = true;
+    auto answer = GM_TRY(control.call("share.attach", to_json(call_of(options))));
+    return enter_link(std::move(answer), options, deadline);
+}
+
+}  // namespace
+
+Result<SessionLink> enter_link(control::ClientAnswer answer, const SessionOptions& options,
+                               const Deadline& deadline) {
     const SessionReply reply = GM_TRY(parse_session_reply(answer.result));
     GM_TRY(check_reply(reply, answer.fds.size(), options));
     Client client = GM_TRY(Client::adopt(std::move(answer.fds[0])));
@@ -135,36 +164,6 @@ Result<SessionLink> enter(control::ClientAnswer answer, const SessionOptions& op
     GM_TRY(watch(link));
     return link;
 }
-
-std::string control_path(const SessionOptions& options) {
-    return options.control.empty() ? default_control_path() : options.control;
-}
-
-/// A zero is left out: the service has its own.
-template <typename Number>
-std::optional<Number> unless_zero(Number number) {
-    return number == 0 ? std::optional<Number>{} : std::optional{number};
-}
-
-AttachCall call_of(const SessionOptions& options) {
-    return {.share = options.share,
-            .is_session = true,
-            .may_create = options.may_create,
-            .is_read_only = options.access == MapAccess::read_only,
-            .size_bytes = unless_zero(options.size_bytes),
-            .vectors = unless_zero(options.vectors),
-            .slots = unless_zero(options.slots),
-            .slot = options.slot};
-}
-
-Result<SessionLink> attach_once(const SessionOptions& options, const Deadline& deadline, bool& was_there) {
-    auto control = GM_TRY(control::Client::connect(control_path(options), milliseconds_left(deadline)));
-    was_there = true;
-    auto answer = GM_TRY(control.call("share.attach", to_json(call_of(options))));
-    return enter(std::move(answer), options, deadline);
-}
-
-}  // namespace
 
 int milliseconds_left(const Deadline& deadline) {
     return static_cast<int>(std::min<std::int64_t>(deadline.left().count(), 1'000'000'000));

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "guestmem/base/result.hpp"
+#include "guestmem/control/client.hpp"
 #include "guestmem/share/ivshmem/client.hpp"
 #include "guestmem/share/presence.hpp"
 #include "guestmem/share/sender_page.hpp"
@@ -37,6 +38,10 @@ struct SessionLink {
 
     [[nodiscard]] const std::vector<EventFd>& own_bells() const { return *client.table().find(facts.slot); }
 };
+
+/// From the answer of share.attach, with its descriptors, to a place in the share: the part that has to believe nothing.
+[[nodiscard]] Result<SessionLink> enter_link(control::ClientAnswer answer, const SessionOptions& options,
+                                             const Deadline& deadline);
 
 [[nodiscard]] Result<SessionLink> attach_link(const SessionOptions& options);
 
