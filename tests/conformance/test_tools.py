@@ -132,7 +132,7 @@ class Looking(ToolCase):
 
     def test_every_command_has_help(self):
         for command in ("serve", "list", "stat", "write", "read", "ring", "wait", "send",
-                        "client"):
+                        "client", "check", "attach-line", "reload", "retire"):
             with self.subTest(command):
                 result = self.run_tool("share", command, "--help")
                 self.assertEqual(result.returncode, 0, result.stderr)
