@@ -175,10 +175,13 @@ Result<void> retire_running(const ServiceConfig& config) {
     return {};
 }
 
+bool is_manager_the_keeper(const ServeOptions& options) {
+    return !options.keeper || *options.keeper == "manager";
+}
+
 Result<share::ServiceOptions> prepare_life(const ServiceConfig& config, const ServeOptions& options) {
     share::ServiceOptions how;
-    const bool is_manager = !options.keeper || *options.keeper == "manager";
-    if (is_manager) {
+    if (is_manager_the_keeper(options)) {
         how.inheritance = GM_TRY(share::inherit_from_service_manager(
             options.keeper ? share::StoreWord::of_the_caller : share::StoreWord::of_the_manager));
         return how;
@@ -230,7 +233,7 @@ Result<void> serve(Plan plan, const ServeOptions& options, Log& log) {
     const std::string description = describe(plan.config);
     std::optional<share::Service> service;
     share::ServiceOptions how = GM_TRY(prepare_life(plan.config, options));
-    const bool is_held_by_manager = how.inheritance.keeper != nullptr && !options.keeper;
+    const bool is_held_by_manager = how.inheritance.keeper != nullptr && is_manager_the_keeper(options);
     how.on_retired = [&] { loop.stop(); };
     if (!options.config.empty()) how.reread = [&] { return read_configuration(options); };
     service.emplace(GM_TRY(share::Service::create(loop, log, std::move(plan.config), std::move(how))));
