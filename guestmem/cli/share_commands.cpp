@@ -90,8 +90,9 @@ Action describe_share_serve(CLI::App& app) {
            "this socket (beside the control socket where none is named), or 'manager': the service manager, "
            "which is taken by itself where it offers to")
         ->expected(0, 1);
-    app.add_flag("--upgrade", options->is_upgrade,
-                 "Take the place of the service that runs: its clients notice nothing");
+    app.add_flag(
+        "--upgrade", options->is_upgrade,
+        "Take the place of the service that runs, with the same --keeper: its clients notice nothing");
     app.add_flag("--no-sandbox", options->has_no_sandbox, "Do without the filter of system calls");
     app.add_flag("--keep", options->is_kept, "Keep the memory's bytes when the last peer leaves")
         ->excludes(config);

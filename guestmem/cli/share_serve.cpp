@@ -164,7 +164,9 @@ void warn_of_shares_without_a_socket(const ServiceConfig& config, Log& log) {
     for (const share::ShareConfig& share : config.shares)
         if (std::ranges::count(config.doors, share.name, &share::DoorConfig::share) == 0)
             log.write(LogLevel::warning,
-                      fmt::format("share '{}' has no socket: only host tools reach it", share.name));
+                      fmt::format(
+                          "share '{}' has no ivshmem socket: only programs that attach by its name reach it",
+                          share.name));
 }
 
 /// The service that runs there gives way; who waits for it is served by this one.
@@ -272,6 +274,12 @@ int share_serve(const ServeOptions& options) {
         fmt::print(stderr, "{}{}\n", has_place ? "" : "guestmem: ", plan.error().message());
         const bool is_world = plan.error().os_error() != 0;
         return is_world ? exit_failed : exit_usage;
+    }
+    if (options.is_upgrade && !options.keeper) {
+        fmt::print(stderr,
+                   "guestmem: --upgrade needs the --keeper of the service that runs: who else would hold its "
+                   "clients meanwhile?\n");
+        return exit_usage;
     }
     if (options.only_check) {
         fmt::print("{}\n", describe(plan->config));

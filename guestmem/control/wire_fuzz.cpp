@@ -42,7 +42,7 @@ void check_request(const Request& request) {
 
 void check_answer(const Answer& answer) {
     GM_CHECK(answer.result.has_value() != answer.error.has_value());
-    GM_CHECK(answer.count_fds <= 16);
+    GM_CHECK(answer.count_fds <= max_answer_fds);
     if (answer.result) GM_CHECK(is_object(*answer.result));
     if (answer.error) GM_CHECK(answer.error->os_error() >= 0 && answer.error->os_error() < 4096);
 

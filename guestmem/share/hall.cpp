@@ -157,8 +157,7 @@ void Hall::show_presence(std::uint32_t id, bool is_present) {
     share_.presence().set(id, is_present);
     for (const Peer& peer : peers_) {
         if (peer.is_gone || peer.is_revoked || !peer.entrant.bell) continue;
-        if (auto rung = host_.ringer.ring(*peer.entrant.bell); !rung)
-            log(LogLevel::error, rung.error().message());
+        if (auto rung = host_.ring(*peer.entrant.bell); !rung) log(LogLevel::error, rung.error().message());
     }
 }
 
@@ -336,7 +335,17 @@ void Hall::leave_empty() {
     host_.on_chores_left();
 }
 
+void Hall::show_who_is_gone() {
+    if (is_classic()) return;
+    std::vector<bool> held(share_.config().slots, false);
+    for (const Peer& peer : peers_)
+        if (!peer.is_gone) held.at(peer.id) = true;
+    for (std::uint32_t slot = 0; slot < held.size(); ++slot)
+        if (!held[slot] && share_.presence().is_present(slot)) show_presence(slot, false);
+}
+
 void Hall::settle_in() {
+    is_inherited_ = false;
     settle();
     // Whether anybody has had it is not known.
     is_written_ = true;
@@ -367,7 +376,10 @@ bool Hall::work() {
     return false;
 }
 
-bool Hall::is_over() const { return peers_.empty() && (is_retired() || share_.config().is_dynamic); }
+bool Hall::is_over() const {
+    // Who was in it may not have been taken over yet.
+    return !is_inherited_ && peers_.empty() && (is_retired() || share_.config().is_dynamic);
+}
 
 void Hall::retire() {
     record_->stage.store(ShareStage::retired);
@@ -446,13 +458,13 @@ Result<bool> Hall::ring(std::uint32_t id, std::uint32_t vector) {
     if (is_classic()) {
         if (peer == nullptr)
             return Error{Errc::not_found, fmt::format("share '{}': nobody has id {}", config.name, id)};
-        GM_TRY(host_.ringer.ring(peer->bells->vectors[vector]));
+        GM_TRY(host_.ring(peer->bells->vectors[vector]));
         return true;
     }
     if (id >= config.slots)
         return Error{Errc::out_of_range, fmt::format("share '{}': peer {} where the slots are 0 to {}",
                                                      config.name, id, config.slots - 1)};
-    GM_TRY(host_.ringer.ring(share_.slots()[id]->vectors[vector]));
+    GM_TRY(host_.ring(share_.slots()[id]->vectors[vector]));
     return peer != nullptr;
 }
 

@@ -82,7 +82,8 @@ struct HallHost {
     EventLoop& loop;
     LogLimiter& log;
     const Limits& limits;
-    Ringer& ringer;
+    /// Without waiting, whatever the bell's other holders did to it.
+    std::function<Result<void>(const EventFd& bell)> ring;
     Legacy& legacy;
     std::function<void(Entrant)> on_departed;
     /// Something waits for tick().
@@ -103,9 +104,11 @@ public:
     /// A peer of an earlier instance, by its record. An error names why it cannot go on; then `entrant` keeps the
     /// stream.
     [[nodiscard]] Result<void> resume(Entrant& entrant, std::shared_ptr<const Doorbells> bells);
-    /// An earlier instance has made it.
+    /// An earlier instance has made it; until settle_in() it waits for its peers.
     void mark_inherited() { is_inherited_ = true; }
     [[nodiscard]] bool is_inherited() const { return is_inherited_; }
+    /// After the last resume(): slots that the pages show as held, and that nobody holds.
+    void show_who_is_gone();
     /// After the last resume(): a share that nobody came back to is as one that everybody has left.
     void settle_in();
     /// Somebody who left while nobody looked, or could not be resumed: those who knew it are told.

@@ -38,13 +38,14 @@ const Policy::Known* Policy::find(std::string_view vm) const {
 }
 
 Principal Policy::of_caller(const PeerCredentials& caller, std::string_view cgroup) const {
+    const bool is_host =
+        caller.uid == 0 || caller.uid == own_user() || std::ranges::count(operators_, caller.uid) != 0;
+    if (is_host) return {{}, true};
     for (const Known& known : vms_) {
         const bool is_met_here = !known.config.socket && !known.config.match.is_empty();
         if (is_met_here && fits(known.config.match, caller, cgroup)) return {known.config.name, false};
     }
-    const bool is_host =
-        caller.uid == 0 || caller.uid == own_user() || std::ranges::count(operators_, caller.uid) != 0;
-    return {{}, is_host};
+    return {};
 }
 
 Principal Policy::of_vm(const std::string& name, const PeerCredentials& caller,
@@ -63,13 +64,21 @@ Decision Policy::decide(const Principal& who, std::string_view share) const {
     return known->rights.decide(share);
 }
 
+/// The implicit end has no line of its own: that of its VM.
+std::string Policy::describe(const Known& known, const Decision& decision) const {
+    std::string text = known.rights.describe(decision, file_);
+    if (!decision.rule && known.config.line != 0)
+        text += fmt::format(" of vm '{}' ({}:{})", known.config.name, file_, known.config.line);
+    return text;
+}
+
 Result<Permissions> Policy::check(const Principal& who, std::string_view share, Wanted wanted,
                                   std::string& why) const {
     const Decision decision = decide(who, share);
     const Known* const known = find(who.vm);
     why = who.is_host        ? "the host may do everything"
           : known == nullptr ? "the configuration has no VM that this is"
-                             : known->rights.describe(decision, file_);
+                             : describe(*known, decision);
     const Permissions& granted = decision.permissions;
     const bool is_granted =
         decision.is_allowed && (wanted == Wanted::attach ? granted.may_attach : granted.may_create);

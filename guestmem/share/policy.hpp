@@ -59,6 +59,7 @@ private:
         Rights rights;
     };
     [[nodiscard]] const Known* find(std::string_view vm) const;
+    [[nodiscard]] std::string describe(const Known& known, const Decision& decision) const;
 
     std::vector<Known> vms_;
     std::vector<std::uint32_t> operators_;

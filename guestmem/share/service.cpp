@@ -135,7 +135,6 @@ Result<void> Service::State::check_descriptors() const {
 }
 
 Result<void> Service::State::make_parts(Journal journal) {
-    ringer_ = GM_TRY(Ringer::create());
     legacy_.emplace(std::move(journal), std::move(options_.inheritance.keeper), limiter_);
     ticker_ = GM_TRY(loop_.add_timer(service_tick_ms, [this] { tick(); }));
     is_ticking_ = true;
@@ -161,7 +160,7 @@ Result<void> Service::State::make_parts(Journal journal) {
         HallHost{.loop = loop_,
                  .log = limiter_,
                  .limits = config_.limits,
-                 .ringer = *ringer_,
+                 .ring = [this](const EventFd& bell) { return ring(bell); },
                  .legacy = *legacy_,
                  .on_departed = [this](Entrant entrant) { reception_->depart(std::move(entrant)); },
                  .on_work_left = [this] { wake_tick(); },
@@ -234,13 +233,23 @@ Result<void> Service::State::open_office(const std::string& vm, const ListenOpti
     }
     control::ServerOptions options{.socket = socket};
     if (!vm.empty()) options.max_connections = office_connections;
-    control::Server server = GM_TRY(control::Server::create(
+    // The handler knows its office, whose VM a reload may change.
+    Office& office = offices_.emplace_back();
+    office.vm = vm;
+    office.socket = socket;
+    office.key = key;
+    auto server = control::Server::create(
         loop_, options,
-        [this, vm](const PeerCredentials& caller, const control::Request& request) {
-            return answer(vm, caller, request);
+        [this, &office](const PeerCredentials& caller, const control::Request& request) {
+            return answer(office, caller, request);
         },
-        std::move(listener)));
-    offices_.push_back({vm, socket, key, std::move(server)});
+        std::move(listener));
+    if (!server) {
+        if (key) legacy_->forget(*key, loop_.now_ms());
+        offices_.pop_back();
+        return std::move(server).error();
+    }
+    office.server = std::move(*server);
     return {};
 }
 
@@ -252,9 +261,10 @@ void Service::State::close_office(const std::string& path) {
     offices_.erase(found);
 }
 
-Result<control::Outcome> Service::State::answer(const std::string& vm, const PeerCredentials& caller,
+Result<control::Outcome> Service::State::answer(const Office& office, const PeerCredentials& caller,
                                                 const control::Request& request) {
     const std::string cgroup = policy_.needs_cgroups() ? cgroup_of(caller.pid) : std::string{};
+    const std::string& vm = office.vm;
     if (vm.empty()) return desk_->answer(policy_.of_caller(caller, cgroup), caller, request);
     const Principal who = policy_.of_vm(vm, caller, cgroup);
     if (who.is_known()) return desk_->answer(who, caller, request);
@@ -290,6 +300,13 @@ Result<std::uint32_t> Service::State::admit_tool(Hall& hall, Entrant entrant) {
     // The stream is still the entrant's only when it was not admitted.
     if (!admitted) reception_->release(std::move(entrant));
     return admitted;
+}
+
+/// The ringer is made when somebody is to be rung: a process that has one is some 30 ms late to die, since the kernel
+/// waits for readers of its context, and until then the next instance cannot begin.
+Result<void> Service::State::ring(const EventFd& bell) {
+    if (!ringer_) ringer_ = GM_TRY(Ringer::create());
+    return ringer_->ring(bell);
 }
 
 void Service::State::warn_of_read_only_doors() {
@@ -363,7 +380,7 @@ void Service::State::revive_keeper() {
     registry_->refill();
     reception_->refill();
     for (const Office& office : offices_)
-        if (office.key) legacy_->keep(*office.key, office.server.listener().view(), now);
+        if (office.key) legacy_->keep(*office.key, office.server->listener().view(), now);
     if (!legacy_->has_failed())
         say(LogLevel::info, fmt::format("the {} holds everything", legacy_->keeper()->describe()));
     watch_keeper();
@@ -385,7 +402,7 @@ void Service::State::abandon() {
     is_retired_ = true;
     for (Hall& hall : registry_->halls()) hall.abandon();
     reception_->abandon();
-    for (Office& office : offices_) office.server.leave_file();
+    for (Office& office : offices_) office.server->leave_file();
     ticker_ = EventSource{};
     chores_ = EventSource{};
     keeper_gone_ = EventSource{};

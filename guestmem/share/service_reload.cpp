@@ -47,10 +47,10 @@ Result<void> Service::State::check_reload(const ServiceConfig& next) {
             return refuse(fmt::format(
                 "share '{}' was made by a client, and the file has one of the same name", share.name));
         if (!hall->peers().empty())
-            return refuse(
-                fmt::format("share '{}' has {} peers, and the file changes it: only its name's right, "
-                            "its sockets and its VMs can change under them",
-                            share.name, hall->peers().size()));
+            return refuse(fmt::format(
+                "share '{}': the file changes it, and peers are there ({}): only rights and sockets "
+                "can change under them",
+                share.name, hall->peers().size()));
     }
     const std::uint64_t needed = descriptors_needed(next);
     if (needed > descriptor_limit())
@@ -78,19 +78,34 @@ Result<void> Service::State::make_what_is_new(const ServiceConfig& next, Undo& u
             GM_TRY(reception_->change(door));
         }
     }
-    for (const VmConfig& vm : next.vms) {
-        if (!vm.socket) continue;
-        const bool is_open = std::ranges::any_of(
-            offices_, [&](const Office& office) { return office.socket.path == vm.socket->path; });
-        if (is_open) continue;
-        GM_TRY(open_office(vm.name, *vm.socket, std::nullopt));
-        undo.offices.push_back(vm.socket->path);
-    }
+    const auto fit_office = [&](const std::string& vm, const ListenOptions& socket) -> Result<void> {
+        const auto office =
+            std::ranges::find(offices_, socket.path, [](const Office& open) { return open.socket.path; });
+        if (office == offices_.end()) {
+            GM_TRY(open_office(vm, socket, std::nullopt));
+            undo.offices.push_back(socket.path);
+        } else if (!is_same_access(office->socket, socket) && office->server->listener().is_owner()) {
+            GM_TRY(office->server->listener().set_access(socket));
+            undo.accesses.push_back(office->socket);
+            office->socket = socket;
+        }
+        return {};
+    };
+    for (const VmConfig& vm : next.vms)
+        if (vm.socket) GM_TRY(fit_office(vm.name, *vm.socket));
+    GM_TRY(fit_office({}, next.control.socket));
     return {};
 }
 
 void Service::State::undo(const Undo& undo) {
     for (const std::string& path : undo.offices) close_office(path);
+    for (const ListenOptions& socket : undo.accesses)
+        for (Office& office : offices_)
+            if (office.socket.path == socket.path) {
+                office.socket = socket;
+                if (auto done = office.server->listener().set_access(socket); !done)
+                    say(LogLevel::error, done.error().message());
+            }
     for (const std::string& path : undo.opened) reception_->close(path);
     for (const DoorConfig& door : undo.changed)
         if (auto done = reception_->change(door); !done) say(LogLevel::error, done.error().message());
@@ -108,12 +123,17 @@ void Service::State::drop_what_is_gone(const ServiceConfig& next, std::vector<st
         }
     }
     std::vector<std::string> closed;
-    for (const Office& office : offices_) {
-        const bool is_wanted =
-            office.vm.empty() || std::ranges::any_of(next.vms, [&](const VmConfig& vm) {
-                return vm.socket && vm.socket->path == office.socket.path && vm.name == office.vm;
-            });
-        if (!is_wanted) closed.push_back(office.socket.path);
+    for (Office& office : offices_) {
+        if (office.vm.empty()) continue;
+        const auto owner = std::ranges::find_if(
+            next.vms, [&](const VmConfig& vm) { return vm.socket && vm.socket->path == office.socket.path; });
+        if (owner == next.vms.end()) {
+            closed.push_back(office.socket.path);
+        } else if (owner->name != office.vm) {
+            changes.push_back(
+                fmt::format("socket {}: of vm '{}' from here on", office.socket.path, owner->name));
+            office.vm = owner->name;
+        }
     }
     for (const std::string& path : closed) {
         close_office(path);
@@ -172,6 +192,8 @@ Result<std::vector<std::string>> Service::State::reload() {
     for (const Hall* const hall : made.made)
         changes.push_back(fmt::format("share '{}': made", hall->share().config().name));
     for (const std::string& path : made.opened) changes.push_back(fmt::format("socket {}: opened", path));
+    for (const ListenOptions& socket : made.accesses)
+        changes.push_back(fmt::format("socket {}: changed", socket.path));
     for (const std::string& path : made.offices) changes.push_back(fmt::format("socket {}: opened", path));
     drop_what_is_gone(next, changes);
     const std::uint32_t connections_per_uid = config_.limits.connections_per_uid;

@@ -40,10 +40,10 @@ public:
 private:
     /// A control socket: the common one, or a VM's own.
     struct Office {
-        std::string vm;  ///< empty: the common one
-        ListenOptions socket;
-        std::optional<KeptKey> key;
-        control::Server server;
+        std::string vm = {};  ///< empty: the common one
+        ListenOptions socket = {};
+        std::optional<KeptKey> key = {};
+        std::optional<control::Server> server = {};
     };
     /// What a keeper held, and nobody has asked for yet.
     struct Heritage {
@@ -59,6 +59,7 @@ private:
         std::vector<std::string> opened;
         std::vector<DoorConfig> changed;  ///< as they were
         std::vector<std::string> offices;
+        std::vector<ListenOptions> accesses;  ///< of control sockets, as they were
     };
 
     [[nodiscard]] Result<void> check_before_anything_is_touched() const;
@@ -71,8 +72,9 @@ private:
     void close_office(const std::string& path);
     [[nodiscard]] Result<std::uint32_t> admit(const DoorConfig& door, Entrant& entrant);
     [[nodiscard]] Result<std::uint32_t> admit_tool(Hall& hall, Entrant entrant);
-    [[nodiscard]] Result<control::Outcome> answer(const std::string& vm, const PeerCredentials& caller,
+    [[nodiscard]] Result<control::Outcome> answer(const Office& office, const PeerCredentials& caller,
                                                   const control::Request& request);
+    [[nodiscard]] Result<void> ring(const EventFd& bell);
     void warn_of_read_only_doors();
     void wake_tick();
     void tick();

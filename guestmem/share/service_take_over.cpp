@@ -98,11 +98,7 @@ void Service::State::take_over_connections(Heritage& heritage) {
         take_over_connection(heritage, *record);
     }
     // Those who left while nobody looked: their slots are free, and the pages say so.
-    for (Hall& hall : registry_->halls())
-        for (std::uint32_t slot = 0;
-             hall.share().config().ids == IdPolicy::stable && slot < hall.share().config().slots; ++slot)
-            if (hall.share().presence().is_present(slot) && hall.find_peer(slot) == nullptr)
-                hall.tell_gone(slot);
+    for (Hall& hall : registry_->halls()) hall.show_who_is_gone();
     fit_shares_to_configuration();
     std::vector<std::string> changes;
     review_rights(changes);

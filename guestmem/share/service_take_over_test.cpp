@@ -372,7 +372,7 @@ TEST_F(TakeOver, AKillAtAnySystemCallOfACreationMakesTheShareWholeOrNotAtAll) {
         call.slots = 2;
         const std::string line =
             control::encode_request({.id = 1, .call = "share.attach", .arguments = to_json(call)});
-        EXPECT_TRUE(tool.send(std::as_bytes(std::span{line})));
+        static_cast<void>(tool.send(std::as_bytes(std::span{line})).has_value());
         std::optional<Client> client;
         std::vector<Fd> fds;
         while (!first.is_dead() && fds.empty()) {
@@ -436,7 +436,8 @@ TEST_F(TakeOver, AKillAtAnySystemCallOfAReloadLosesNobodyAndEndsInTheNewConfigur
         {
             const UnixStream tool = UnixStream::connect(folder_.path_of("s.control")).value();
             const std::string line = control::encode_request({.id = 1, .call = "share.reload"});
-            EXPECT_TRUE(tool.send(std::as_bytes(std::span{line})));
+            // It may be dead already.
+            static_cast<void>(tool.send(std::as_bytes(std::span{line})).has_value());
             while (!first.is_dead() && !has_lived) {
                 if (!tool.wait_readable(20).value()) continue;
                 std::array<std::byte, 4096> said;

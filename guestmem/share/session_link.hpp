@@ -39,7 +39,7 @@ struct SessionLink {
     [[nodiscard]] const std::vector<EventFd>& own_bells() const { return *client.table().find(facts.slot); }
 };
 
-/// From the answer of share.attach, with its descriptors, to a place in the share: the part that has to believe nothing.
+/// From the answer of share.attach, with its descriptors, to a place in the share: the part that believes nothing.
 [[nodiscard]] Result<SessionLink> enter_link(control::ClientAnswer answer, const SessionOptions& options,
                                              const Deadline& deadline);
 

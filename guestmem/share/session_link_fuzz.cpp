@@ -3,7 +3,8 @@
 /// speaks any ivshmem handshake on the stream among them.
 ///
 /// Input: the number of messages that wait in the stream, and two bytes for each: what comes along (nothing or one of
-/// the things below) and which value. The number of descriptors, and a byte for each: what it is. The rest is the answer.
+/// the things below) and which value. The number of descriptors, and a byte for each: what it is. The rest is the
+/// answer.
 /// Asserts: an error says something; a link that is accepted has what its facts say; no descriptor is left.
 #include <sys/eventfd.h>
 #include <sys/mman.h>

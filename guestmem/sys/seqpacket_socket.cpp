@@ -17,6 +17,7 @@
 
 #include "guestmem/base/check.hpp"
 #include "guestmem/sys/faults.hpp"
+#include "guestmem/sys/fd_message.hpp"
 #include "guestmem/sys/file_lock.hpp"
 #include "guestmem/sys/host.hpp"
 
@@ -57,19 +58,6 @@ Result<std::optional<FileLock>> lock_folder(const std::string& path) {
     return std::optional<FileLock>{};
 }
 
-/// Takes every descriptor of the message into ownership.
-void collect_fds(msghdr& header, ReceivedPacket& packet) {
-    for (cmsghdr* part = CMSG_FIRSTHDR(&header); part != nullptr; part = CMSG_NXTHDR(&header, part)) {
-        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-        const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (std::size_t i = 0; i < count; ++i) {
-            int number = -1;
-            std::memcpy(&number, CMSG_DATA(part) + i * sizeof(int), sizeof number);
-            packet.fds.emplace_back(number);
-        }
-    }
-}
-
 }  // namespace
 
 Result<SeqpacketStream> SeqpacketStream::connect(const std::string& path) {
@@ -100,18 +88,7 @@ Result<SendStatus> SeqpacketStream::send(std::span<const std::byte> bytes,
     msghdr header{};
     header.msg_iov = &part;
     header.msg_iovlen = 1;
-    if (!fds.empty()) {
-        header.msg_control = control.data();
-        header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
-        cmsghdr* const rights = CMSG_FIRSTHDR(&header);
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-        for (std::size_t i = 0; i < fds.size(); ++i) {
-            const int number = fds[i].number();
-            std::memcpy(CMSG_DATA(rights) + i * sizeof(int), &number, sizeof number);
-        }
-    }
+    put_fds(header, control, fds);
     const ssize_t count = checked_call(SysCall::sendmsg, [&] {
         return ::sendmsg(fd_.view().number(), &header, MSG_NOSIGNAL | MSG_DONTWAIT);
     });
@@ -138,21 +115,13 @@ Result<std::optional<ReceivedPacket>> SeqpacketStream::receive(std::span<std::by
     }
     ReceivedPacket packet;
     packet.count_bytes = static_cast<std::size_t>(count);
-    collect_fds(header, packet);
+    take_fds(header, packet.fds);
     packet.is_cut = (header.msg_flags & MSG_TRUNC) != 0;
     packet.has_lost_fds = (header.msg_flags & MSG_CTRUNC) != 0;
     return std::optional{std::move(packet)};
 }
 
-Result<PeerCredentials> SeqpacketStream::peer() const {
-    ucred credentials{};
-    socklen_t length = sizeof credentials;
-    if (checked_call(SysCall::getsockopt, [&] {
-            return ::getsockopt(fd_.view().number(), SOL_SOCKET, SO_PEERCRED, &credentials, &length);
-        }) < 0)
-        return Error::from_errno(errno, "credentials of a peer");
-    return PeerCredentials{credentials.pid, credentials.uid, credentials.gid};
-}
+Result<PeerCredentials> SeqpacketStream::peer() const { return credentials_of(fd_); }
 
 Result<Fd> SeqpacketStream::watch_hangup() const {
     Fd watch{checked_call(SysCall::epoll, [] { return ::epoll_create1(EPOLL_CLOEXEC); })};
@@ -244,7 +213,7 @@ Result<std::string> bound_path(FdView socket) {
     if (address.ss_family != AF_UNIX || length <= before) return std::string{};
     const auto* const path = reinterpret_cast<const char*>(&address) + before;
     const std::size_t room_bytes = std::min<std::size_t>(length, sizeof(sockaddr_un)) - before;
-    if (path[0] == '\0') return "@" + std::string{path + 1, room_bytes - 1};
+    if (path[0] == '\0') return fmt::format("@{}", std::string_view{path + 1, room_bytes - 1});
     return std::string{path, ::strnlen(path, room_bytes)};
 }
 

@@ -20,6 +20,7 @@
 #include <string_view>
 
 #include "guestmem/sys/faults.hpp"
+#include "guestmem/sys/fd_message.hpp"
 #include "guestmem/sys/host.hpp"
 #include "guestmem/sys/poll.hpp"
 
@@ -134,20 +135,6 @@ Result<void> dress(const ListenOptions& options) {
     return {};
 }
 
-/// Takes every descriptor of the message into ownership; those beyond the limit are closed.
-void collect_fds(msghdr& header, Received& received) {
-    for (cmsghdr* part = CMSG_FIRSTHDR(&header); part != nullptr; part = CMSG_NXTHDR(&header, part)) {
-        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-        const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (std::size_t i = 0; i < count; ++i) {
-            int number = -1;
-            std::memcpy(&number, CMSG_DATA(part) + i * sizeof(int), sizeof number);
-            received.fds.emplace_back(number);
-        }
-    }
-    received.has_lost_fds = (header.msg_flags & MSG_CTRUNC) != 0;
-}
-
 }  // namespace
 
 Result<UnixStream> UnixStream::connect(const std::string& path) {
@@ -198,18 +185,7 @@ Result<SendOutcome> UnixStream::send(std::span<const std::byte> bytes, std::span
     msghdr header{};
     header.msg_iov = &part;
     header.msg_iovlen = 1;
-    if (!fds.empty()) {
-        header.msg_control = control.data();
-        header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
-        cmsghdr* const rights = CMSG_FIRSTHDR(&header);
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-        for (std::size_t i = 0; i < fds.size(); ++i) {
-            const int number = fds[i].number();
-            std::memcpy(CMSG_DATA(rights) + i * sizeof(int), &number, sizeof number);
-        }
-    }
+    put_fds(header, control, fds);
     const ssize_t count =
         checked_call(SysCall::sendmsg, [&] { return ::sendmsg(fd_.view().number(), &header, MSG_NOSIGNAL); });
     if (count >= 0) return SendOutcome{SendStatus::sent, static_cast<std::size_t>(count)};
@@ -234,7 +210,8 @@ Result<std::optional<Received>> UnixStream::receive(std::span<std::byte> buffer)
     }
     Received received;
     received.count_bytes = static_cast<std::size_t>(count);
-    collect_fds(header, received);
+    take_fds(header, received.fds);
+    received.has_lost_fds = (header.msg_flags & MSG_CTRUNC) != 0;
     return std::optional{std::move(received)};
 }
 
@@ -257,15 +234,17 @@ Result<std::optional<Peeked>> UnixStream::peek(std::span<std::byte> buffer) cons
 
 Result<bool> UnixStream::wait_readable(int timeout_ms) const { return poll_readable(fd_.view(), timeout_ms); }
 
-Result<PeerCredentials> UnixStream::peer() const {
+Result<PeerCredentials> credentials_of(FdView socket) {
     ucred credentials{};
     socklen_t length = sizeof credentials;
     if (checked_call(SysCall::getsockopt, [&] {
-            return ::getsockopt(fd_.view().number(), SOL_SOCKET, SO_PEERCRED, &credentials, &length);
+            return ::getsockopt(socket.number(), SOL_SOCKET, SO_PEERCRED, &credentials, &length);
         }) < 0)
         return Error::from_errno(errno, "credentials of a peer");
     return PeerCredentials{credentials.pid, credentials.uid, credentials.gid};
 }
+
+Result<PeerCredentials> UnixStream::peer() const { return credentials_of(fd_); }
 
 Result<std::uint64_t> UnixStream::unread_by_peer() const {
     int count = 0;

@@ -35,6 +35,8 @@ struct PeerCredentials {
     std::uint32_t gid = 0;
 };
 
+[[nodiscard]] Result<PeerCredentials> credentials_of(FdView socket);
+
 enum class SendStatus : std::uint8_t {
     sent,
     would_block,         ///< the other end does not read: wait until the socket is writable

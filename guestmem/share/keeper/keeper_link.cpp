@@ -17,7 +17,7 @@ namespace guestmem::share {
 namespace {
 
 constexpr std::chrono::milliseconds retry_time{5};
-constexpr std::chrono::milliseconds join_retry_time{20};
+constexpr std::chrono::milliseconds join_retry_time{2};
 
 Error corrupt(std::string text) { return Error{Errc::corrupt, EPROTO, std::move(text)}; }
 

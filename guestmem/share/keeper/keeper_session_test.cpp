@@ -91,6 +91,7 @@ TEST(KeeperSession, AnswersOnlyWhoWantsAnAnswer) {
 
 TEST(KeeperSession, AKeyThatIsKeptAgainGetsTheNewDescriptor) {
     const EventFd bell = EventFd::create().value();
+    static_cast<void>(some_file());  // is open from its first use on
     const Resources before = Resources::look();
     {
         KeptTable table = filled(1);
@@ -126,6 +127,7 @@ TEST(KeeperSession, DescriptorsThatWereLostOnTheWayAreAnError) {
 }
 
 TEST(KeeperSession, DescriptorsThatDoNotFitTheirKeysEndTheConnection) {
+    static_cast<void>(some_file());  // is open from its first use on
     const Resources before = Resources::look();
     KeptTable table;
     KeeperSession session = settled(table);
