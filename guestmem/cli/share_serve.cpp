@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <csignal>
 #include <memory>
 #include <optional>
@@ -192,8 +193,14 @@ Result<share::ServiceOptions> prepare_life(const ServiceConfig& config, const Se
     if (keeper.path.empty()) keeper.path = config.control.socket.path + ".keeper";
     if (!config.user.empty()) keeper.users.push_back(GM_TRY(user_id(config.user)));
     how.inheritance = GM_TRY(share::join_keeper(keeper));
-    how.revive_keeper = [keeper]() -> Result<std::unique_ptr<share::Keeper>> {
-        share::Inheritance another = GM_TRY(share::join_keeper(keeper));
+    // In the service's loop: what does not go at once is tried again later.
+    constexpr std::chrono::milliseconds revival_patience{250};
+    share::KeeperJoinOptions again = keeper;
+    again.patience = revival_patience;
+    again.drops_privileges = false;
+    again.users.push_back(own_user());
+    how.revive_keeper = [again]() -> Result<std::unique_ptr<share::Keeper>> {
+        share::Inheritance another = GM_TRY(share::join_keeper(again));
         return std::move(another.keeper);
     };
     return how;

@@ -43,9 +43,9 @@ inline constexpr std::uint64_t max_queued_messages = 1'048'576;
 /// From the contiguous pages of arm64 to the largest of x86.
 inline constexpr std::uint64_t least_huge_page_bytes = 64 * 1024;
 inline constexpr std::uint64_t max_huge_page_bytes = std::uint64_t{16} << 30;
-/// As the kernel has them, less the NUL.
-inline constexpr std::size_t max_path_bytes = 4095;
-inline constexpr std::size_t max_shm_name_bytes = 254;
+/// As much as the journal has room for.
+inline constexpr std::size_t max_path_bytes = 111;
+inline constexpr std::size_t max_shm_name_bytes = 110;
 inline constexpr std::size_t max_cgroup_pattern_bytes = 1024;
 
 enum class IdPolicy : std::uint8_t {

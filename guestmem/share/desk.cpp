@@ -180,8 +180,8 @@ Result<Hall*> Desk::make_share(const Principal& who, const PeerCredentials& call
           find_vectors_problem(config.vectors), find_slots_problem(config.slots, config.vectors)})
         if (problem)
             return Error{Errc::invalid_argument, EINVAL,
-                         fmt::format("share '{}' cannot be made: {}; {}", shown(config.name),
-                                     problem->what, problem->advice)};
+                         fmt::format("share '{}' cannot be made: {}; {}", shown(config.name), problem->what,
+                                     problem->advice)};
     GM_TRY(host_.registry.check_share(config, who.vm, host_.policy.limits_of(who.vm), host_.config.totals));
     Hall* const hall = GM_TRY(host_.registry.make(config, who.vm, Pages::later, {}));
     host_.say(LogLevel::info, fmt::format("share '{}': made by {} (pid {}, uid {}), {} bytes", config.name,

@@ -143,11 +143,16 @@ void Hall::fill_handshake(Peer& peer) {
 /// Classic ids: those who are here hear of it.
 void Hall::announce_newcomer(const Peer& peer) {
     if (!is_classic()) return;
+    std::vector<Peer*> hearers;
     for (Peer& other : peers_) {
         const bool hears = other.entrant.permissions.may_notify && !other.is_revoked && !other.is_waiting;
         if (&other == &peer || other.is_gone || !hears) continue;
         if (other.entrant.record != nullptr) other.entrant.record->is_told.store(0);
-        other.outbox.add_doorbells(peer.bells);
+        hearers.push_back(&other);
+    }
+    if (peer.entrant.record != nullptr) peer.entrant.record->is_announced.store(1);
+    for (Peer* const hearer : hearers) {
+        hearer->outbox.add_doorbells(peer.bells);
         is_unsettled_ = true;
     }
 }

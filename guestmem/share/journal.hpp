@@ -96,6 +96,8 @@ struct ConnectionRecord {
     Progress progress;
     /// All that it has to be told was sent: what remains is to listen.
     std::atomic<std::uint32_t> is_told;
+    /// Classic ids: the others hear of it. Who is told, and was there, knows it.
+    std::atomic<std::uint32_t> is_announced;
     std::int32_t pid;
     std::uint32_t uid;
     std::uint32_t gid;

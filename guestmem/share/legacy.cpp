@@ -12,12 +12,26 @@ void Legacy::replace_keeper(std::unique_ptr<Keeper> keeper) {
 
 void Legacy::check(const Result<void>& done, std::uint64_t now_ms) {
     if (done || has_failed_) return;
+    if (done.error().code() == Errc::exhausted) {
+        // It lives, and has no room: what it has stays good.
+        log_->write(
+            LogLevel::error,
+            fmt::format("the {} has no room for more: what came last would not survive this process ({})",
+                        keeper_->describe(), done.error().message()),
+            now_ms);
+        return;
+    }
     has_failed_ = true;
     log_->write(LogLevel::error,
                 fmt::format("the {} does not hold what it is given ({}): until there is another one, clients "
                             "would not survive this process",
                             keeper_->describe(), done.error().message()),
                 now_ms);
+}
+
+void Legacy::let_go_of_keeper() {
+    keeper_.reset();
+    has_failed_ = true;
 }
 
 void Legacy::keep(std::span<const KeepRequest> requests, std::uint64_t now_ms) {

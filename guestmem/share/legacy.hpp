@@ -30,6 +30,8 @@ public:
     [[nodiscard]] const Journal& journal() const { return journal_; }
     [[nodiscard]] Keeper* keeper() const { return keeper_.get(); }
     [[nodiscard]] bool has_failed() const { return has_failed_; }
+    /// Ends the connection, so that the keeper, if it still lives, serves another one.
+    void let_go_of_keeper();
     void replace_keeper(std::unique_ptr<Keeper> keeper);
 
     void keep(std::span<const KeepRequest> requests, std::uint64_t now_ms);

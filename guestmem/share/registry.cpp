@@ -37,6 +37,11 @@ Result<void> check_counts(std::string_view whose, const Usage& with, const Usage
     return {};
 }
 
+/// Whether two shares would have the same file or shm object.
+bool is_same_place(const ShareConfig& a, const ShareConfig& b) {
+    return a.backing == b.backing && a.backing != BackingKind::memfd && a.path == b.path;
+}
+
 }  // namespace
 
 ShareConfig config_of(const ShareRecord& record) {
@@ -96,10 +101,19 @@ Hall* Registry::find(std::string_view name) {
     return found == halls_.end() ? nullptr : &*found;
 }
 
+Hall* Registry::find_by_path(const ShareConfig& config) {
+    const auto found = std::ranges::find_if(
+        halls_, [&](const Hall& hall) { return is_same_place(hall.share().config(), config); });
+    return found == halls_.end() ? nullptr : &*found;
+}
+
 void Registry::remove(Hall& hall) {
     const std::vector<KeptKey> keys = hall.share().kept_keys();
     Journal::remove(hall.record());
-    hall.share().backing().remove_name();
+    const bool has_heir = std::ranges::any_of(halls_, [&](const Hall& other) {
+        return &other != &hall && is_same_place(other.share().config(), hall.share().config());
+    });
+    if (!has_heir) hall.share().backing().remove_name();
     halls_.remove_if([&](const Hall& candidate) { return &candidate == &hall; });
     host_.legacy.forget(keys, host_.loop.now_ms());
 }

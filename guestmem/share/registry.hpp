@@ -49,6 +49,8 @@ public:
                                       std::span<const std::uint32_t> owned_slots);
     /// nullptr: there is none, or it takes no newcomers.
     [[nodiscard]] Hall* find(std::string_view name);
+    /// The share whose memory is the file or shm object that this one asks for, retired ones included.
+    [[nodiscard]] Hall* find_by_path(const ShareConfig& config);
     [[nodiscard]] std::list<Hall>& halls() { return halls_; }
     [[nodiscard]] const std::list<Hall>& halls() const { return halls_; }
     /// Removes one, whoever is in it.

@@ -44,6 +44,11 @@ std::string cgroup_of(std::int32_t pid) {
 
 }  // namespace
 
+void fill_in_limits(ServiceConfig& config) {
+    if (config.limits.connections_per_uid == 0)
+        config.limits.connections_per_uid = count_slots(config) + spare_connections_per_uid;
+}
+
 std::uint64_t descriptors_needed(const ServiceConfig& config) {
     std::uint64_t count = spare_descriptors + control::max_connections + max_burials + config.doors.size() +
                           config.limits.refusals_held;
@@ -64,8 +69,7 @@ Service::State::State(EventLoop& loop, Log& log, ServiceConfig config, ServiceOp
       config_(std::move(config)),
       options_(std::move(options)),
       policy_(config_) {
-    if (config_.limits.connections_per_uid == 0)
-        config_.limits.connections_per_uid = count_slots(config_) + spare_connections_per_uid;
+    fill_in_limits(config_);
 }
 
 Service::State::~State() {
@@ -135,6 +139,7 @@ Result<void> Service::State::check_descriptors() const {
 }
 
 Result<void> Service::State::make_parts(Journal journal) {
+    ringer_ = GM_TRY(Ringer::create_deferred());
     legacy_.emplace(std::move(journal), std::move(options_.inheritance.keeper), limiter_);
     ticker_ = GM_TRY(loop_.add_timer(service_tick_ms, [this] { tick(); }));
     is_ticking_ = true;
@@ -160,7 +165,7 @@ Result<void> Service::State::make_parts(Journal journal) {
         HallHost{.loop = loop_,
                  .log = limiter_,
                  .limits = config_.limits,
-                 .ring = [this](const EventFd& bell) { return ring(bell); },
+                 .ring = [this](const EventFd& bell) { return ringer_->ring(bell); },
                  .legacy = *legacy_,
                  .on_departed = [this](Entrant entrant) { reception_->depart(std::move(entrant)); },
                  .on_work_left = [this] { wake_tick(); },
@@ -189,7 +194,9 @@ Result<void> Service::State::start() {
     options_.inheritance.kept.clear();
     Journal journal = GM_TRY(take_journal(heritage));
     GM_TRY(make_parts(std::move(journal)));
-    legacy_->keep({KeptKind::journal, 0, 0}, legacy_->journal().memory(), loop_.now_ms());
+    // One that came from the keeper is there: to give it again would take it away for a moment.
+    if (legacy_->journal().generation() == 1)
+        legacy_->keep({KeptKind::journal, 0, 0}, legacy_->journal().memory(), loop_.now_ms());
     take_listeners(heritage);
     take_over_shares(heritage);
     GM_TRY(open_everything(heritage));
@@ -205,7 +212,13 @@ Result<void> Service::State::open_everything(Heritage& heritage) {
     for (const ShareConfig& share : config_.shares) {
         const auto owned = owned_slots(config_, share.name);
         Hall* const hall = registry_->find(share.name);
-        if (hall == nullptr) {
+        if (hall == nullptr && registry_->find_by_path(share) != nullptr) {
+            say(LogLevel::error,
+                fmt::format(
+                    "share '{}': {} is the memory of share '{}', which has peers from before: it is made when "
+                    "they have left and the configuration is read again",
+                    share.name, share.path, registry_->find_by_path(share)->share().config().name));
+        } else if (hall == nullptr) {
             static_cast<void>(GM_TRY(registry_->make(share, {}, Pages::now, owned)));
         } else {
             hall->set_owned(owned);
@@ -275,9 +288,6 @@ Result<control::Outcome> Service::State::answer(const Office& office, const Peer
 }
 
 Result<std::uint32_t> Service::State::admit(const DoorConfig& door, Entrant& entrant) {
-    Hall* const hall = registry_->find(door.share);
-    if (hall == nullptr)
-        return Error{Errc::unavailable, ESHUTDOWN, "the configuration has this share no more"};
     entrant.permissions = {
         .may_attach = true, .may_create = false, .may_notify = true, .is_read_only = false};
     if (!door.vm.empty()) {
@@ -286,6 +296,9 @@ Result<std::uint32_t> Service::State::admit(const DoorConfig& door, Entrant& ent
         if (!granted) return Error{Errc::permission_denied, EACCES, why};
         entrant.permissions = *granted;
     }
+    Hall* const hall = registry_->find(door.share);
+    if (hall == nullptr)
+        return Error{Errc::unavailable, ESHUTDOWN, "the configuration has this share no more"};
     const UsageLimits* const limits = policy_.limits_of(door.vm);
     GM_TRY(registry_->check_peer(door.vm, limits, config_.totals));
     if (limits != nullptr)
@@ -300,13 +313,6 @@ Result<std::uint32_t> Service::State::admit_tool(Hall& hall, Entrant entrant) {
     // The stream is still the entrant's only when it was not admitted.
     if (!admitted) reception_->release(std::move(entrant));
     return admitted;
-}
-
-/// The ringer is made when somebody is to be rung: a process that has one is some 30 ms late to die, since the kernel
-/// waits for readers of its context, and until then the next instance cannot begin.
-Result<void> Service::State::ring(const EventFd& bell) {
-    if (!ringer_) ringer_ = GM_TRY(Ringer::create());
-    return ringer_->ring(bell);
 }
 
 void Service::State::warn_of_read_only_doors() {
@@ -333,8 +339,8 @@ void Service::State::tick() {
     bool is_waiting = false;
     for (Hall& hall : registry_->halls()) is_waiting = hall.tick(now) || is_waiting;
     is_waiting = reception_->tick(now) || is_waiting;
-    if (legacy_->has_failed()) {
-        revive_keeper();
+    if (legacy_->has_failed() && options_.revive_keeper) {
+        if (now >= next_revival_ms_) revive_keeper();
         is_waiting = is_waiting || legacy_->has_failed();
     }
     if (is_waiting) wake_tick();
@@ -342,7 +348,8 @@ void Service::State::tick() {
 
 void Service::State::wake_chores() {
     // Where no timer can be set the tick is late, and still comes.
-    if (!chores_.restart(0)) wake_tick();
+    // Not at once: doors and control sockets have their turns when nothing else is ready.
+    if (!chores_.restart(1)) wake_tick();
 }
 
 void Service::State::do_chores() {
@@ -368,12 +375,15 @@ void Service::State::watch_keeper() {
 
 void Service::State::revive_keeper() {
     if (!options_.revive_keeper) return;
+    keeper_gone_ = EventSource{};
+    legacy_->let_go_of_keeper();
+    revival_pause_ms_ = std::min(revival_pause_ms_ * 2, longest_revival_pause_ms);
+    next_revival_ms_ = loop_.now_ms() + revival_pause_ms_;
     auto keeper = options_.revive_keeper();
     if (!keeper) {
         say(LogLevel::error, fmt::format("no keeper: {}", keeper.error().message()));
         return wake_tick();
     }
-    keeper_gone_ = EventSource{};
     legacy_->replace_keeper(std::move(*keeper));
     const std::uint64_t now = loop_.now_ms();
     legacy_->keep({KeptKind::journal, 0, 0}, legacy_->journal().memory(), now);
@@ -381,13 +391,14 @@ void Service::State::revive_keeper() {
     reception_->refill();
     for (const Office& office : offices_)
         if (office.key) legacy_->keep(*office.key, office.server->listener().view(), now);
+    if (!legacy_->has_failed()) revival_pause_ms_ = first_revival_pause_ms;
     if (!legacy_->has_failed())
         say(LogLevel::info, fmt::format("the {} holds everything", legacy_->keeper()->describe()));
     watch_keeper();
 }
 
 Result<void> Service::State::retire() {
-    if (legacy_->keeper() == nullptr || legacy_->has_failed())
+    if (legacy_->keeper() == nullptr)
         return Error{
             Errc::unavailable,
             "there is no keeper: nobody would hold what the next instance needs; start the service with "

@@ -42,7 +42,14 @@ Result<void> Service::State::check_reload(const ServiceConfig& next) {
     if (next.user != config_.user) return refuse("'user' has changed: restart the service for that");
     for (const ShareConfig& share : next.shares) {
         const Hall* const hall = registry_->find(share.name);
-        if (hall == nullptr || is_same_share(share, hall->share().config())) continue;
+        if (hall != nullptr && is_same_share(share, hall->share().config())) continue;
+        // Two shares of one memory would clear it under each other's peers.
+        if (const Hall* const other = registry_->find_by_path(share))
+            return refuse(
+                fmt::format("share '{}': {} is the memory of share '{}', which is served: take that one out "
+                            "first, and bring this one with another reload when nobody is in it",
+                            share.name, share.path, other->share().config().name));
+        if (hall == nullptr) continue;
         if (hall->share().config().is_dynamic)
             return refuse(fmt::format(
                 "share '{}' was made by a client, and the file has one of the same name", share.name));
@@ -196,9 +203,8 @@ Result<std::vector<std::string>> Service::State::reload() {
         changes.push_back(fmt::format("socket {}: changed", socket.path));
     for (const std::string& path : made.offices) changes.push_back(fmt::format("socket {}: opened", path));
     drop_what_is_gone(next, changes);
-    const std::uint32_t connections_per_uid = config_.limits.connections_per_uid;
     config_ = std::move(next);
-    if (config_.limits.connections_per_uid == 0) config_.limits.connections_per_uid = connections_per_uid;
+    fill_in_limits(config_);
     policy_ = Policy{config_};
     review_rights(changes);
     registry_->sweep();

@@ -134,6 +134,8 @@ TEST_F(Reload, AShareThatIsGoneTakesNoNewcomersAndEndsWithItsLastPeer) {
     EXPECT_FALSE(peer->receive(0).value()) << "not a word to who is there";
     peer = Error{Errc::unavailable, "left"};
     turn();
+    // It goes in a timer's turn.
+    for (int i = 0; i < 3; ++i) EXPECT_TRUE(loop_.run_once(10));
     EXPECT_EQ(shares(), std::vector<std::string>{"n"});
 }
 

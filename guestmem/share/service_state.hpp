@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "guestmem/control/server.hpp"
@@ -24,6 +25,10 @@
 /// Threads: the owner's loop.
 
 namespace guestmem::share {
+
+/// Between two attempts to have a keeper, doubled each time that one fails.
+inline constexpr std::uint64_t first_revival_pause_ms = 500;
+inline constexpr std::uint64_t longest_revival_pause_ms = 60'000;
 
 class Service::State {
 public:
@@ -74,7 +79,6 @@ private:
     [[nodiscard]] Result<std::uint32_t> admit_tool(Hall& hall, Entrant entrant);
     [[nodiscard]] Result<control::Outcome> answer(const Office& office, const PeerCredentials& caller,
                                                   const control::Request& request);
-    [[nodiscard]] Result<void> ring(const EventFd& bell);
     void warn_of_read_only_doors();
     void wake_tick();
     void tick();
@@ -90,7 +94,10 @@ private:
     void take_over_shares(Heritage& heritage);
     void take_over_connections(Heritage& heritage);
     void fit_shares_to_configuration();
-    void take_over_connection(Heritage& heritage, ConnectionRecord& record);
+    [[nodiscard]] bool has_less_right(const Entrant& entrant, const std::string& share) const;
+    /// Classic ids of peers that could not be taken over.
+    using GonePeers = std::vector<std::pair<Hall*, std::uint32_t>>;
+    void take_over_connection(Heritage& heritage, ConnectionRecord& record, GonePeers& gone);
     void forget_orphans(const Heritage& heritage);
 
     // service_reload.cpp
@@ -115,10 +122,15 @@ private:
     EventSource ticker_;
     EventSource chores_;
     EventSource keeper_gone_;
+    std::uint64_t revival_pause_ms_ = first_revival_pause_ms;
+    std::uint64_t next_revival_ms_ = 0;
     bool is_ticking_ = false;
     bool is_started_ = false;
     bool is_retired_ = false;
 };
+
+/// What the configuration leaves to the service.
+void fill_in_limits(ServiceConfig& config);
 
 /// Whether a share of the file is still the one that runs.
 [[nodiscard]] bool is_same_share(const ShareConfig& a, const ShareConfig& b);

@@ -33,6 +33,13 @@ Result<Journal> Service::State::take_journal(Heritage& heritage) {
     say(LogLevel::error,
         fmt::format("nothing is taken over, and clients of the instance before are closed: {}",
                     journal.error().message()));
+    // Their numbers are given again: what has them must go before anything new comes under them.
+    std::vector<KeptKey> keys;
+    for (const auto& [key, fd] : heritage.kept)
+        if (key.kind != KeptKind::listener) keys.push_back(key);
+    for (const KeptKey& key : keys) heritage.kept.erase(key);
+    if (Keeper* const keeper = options_.inheritance.keeper.get())
+        if (auto done = keeper->forget(keys); !done) say(LogLevel::error, done.error().message());
     return Journal::create();
 }
 
@@ -93,10 +100,12 @@ void Service::State::take_over_shares(Heritage& heritage) {
 
 void Service::State::take_over_connections(Heritage& heritage) {
     std::size_t count_before = 0;
+    GonePeers gone;
     for (ConnectionRecord* const record : legacy_->journal().connections()) {
         ++count_before;
-        take_over_connection(heritage, *record);
+        take_over_connection(heritage, *record, gone);
     }
+    for (const auto& [hall, id] : gone) hall->tell_gone(id);
     // Those who left while nobody looked: their slots are free, and the pages say so.
     for (Hall& hall : registry_->halls()) hall.show_who_is_gone();
     fit_shares_to_configuration();
@@ -143,7 +152,15 @@ void Service::State::fit_shares_to_configuration() {
     }
 }
 
-void Service::State::take_over_connection(Heritage& heritage, ConnectionRecord& record) {
+/// Who has not been told everything is told nothing that its rights do not allow any more.
+bool Service::State::has_less_right(const Entrant& entrant, const std::string& share) const {
+    if (entrant.vm.empty()) return false;
+    const Permissions granted = policy_.decide({entrant.vm, false}, share).permissions;
+    return !granted.may_attach || (granted.is_read_only && !entrant.permissions.is_read_only) ||
+           (!granted.may_notify && entrant.permissions.may_notify);
+}
+
+void Service::State::take_over_connection(Heritage& heritage, ConnectionRecord& record, GonePeers& gone) {
     Entrant entrant{.stream = {},
                     .who = {record.pid, record.uid, record.gid},
                     .vm = record.vm.get(),
@@ -176,7 +193,8 @@ void Service::State::take_over_connection(Heritage& heritage, ConnectionRecord& 
     const auto lose = [&](std::string_view why) {
         say(LogLevel::warning,
             fmt::format("{} with id {} cannot be taken over and is closed: {}", entrant.to_text(), id, why));
-        if (is_admitted && hall != nullptr) hall->tell_gone(id);
+        // Those who knew it are told when all of them are here.
+        if (is_admitted && hall != nullptr && record.is_announced.load() != 0) gone.emplace_back(hall, id);
         std::vector<KeptKey> keys{{KeptKind::connection, 0, entrant.number},
                                   {KeptKind::bell, 0, entrant.number}};
         for (std::uint32_t vector = 0; vector < count_bells; ++vector)
@@ -198,6 +216,8 @@ void Service::State::take_over_connection(Heritage& heritage, ConnectionRecord& 
         return reception_->greet_again(std::move(entrant));
     }
     if (hall == nullptr) return lose("its share is gone");
+    if (record.is_told.load() == 0 && has_less_right(entrant, share->name))
+        return lose("it has lost its right in the midst of its handshake");
     std::shared_ptr<const Doorbells> doorbells;
     if (!bells.empty()) {
         auto whole = adopt_doorbells(id, std::move(bells));

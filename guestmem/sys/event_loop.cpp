@@ -108,6 +108,7 @@ Result<void> EventSource::set_events(IoEvents events) {
 }
 
 Result<void> EventSource::restart(std::uint64_t delay_ms) {
+    if (state_ == nullptr) return Error{Errc::unavailable, "a timer that is no more cannot be started again"};
     if (loop_call([&] {
             const int status =
                 sd_event_source_set_time_relative(state_->source, delay_ms * microseconds_per_ms);

@@ -105,7 +105,20 @@ Ringer::~Ringer() {
     if (context_ != 0) ::syscall(SYS_io_destroy, context_);
 }
 
+Result<Ringer> Ringer::create_deferred() {
+    Fd null = GM_TRY(open_file("/dev/null", OpenMode::read));
+    Ringer ringer{std::move(null), 0};
+    ringer.is_deferred_ = true;
+    return ringer;
+}
+
 Result<void> Ringer::ring(const EventFd& bell) {
+    if (is_deferred_) {
+        is_deferred_ = false;
+        aio_context_t context = 0;
+        const long status = checked_call(SysCall::aio, [&] { return ::syscall(SYS_io_setup, 1, &context); });
+        if (status == 0) context_ = context;
+    }
     if (!is_certain()) return bell.ring();
     std::byte byte{};
     iocb request{};

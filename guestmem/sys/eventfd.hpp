@@ -56,11 +56,17 @@ private:
 class Ringer {
 public:
     [[nodiscard]] static Result<Ringer> create();
+    /// The same, but the kernel is asked for what it takes at the first ring: a process that has that is some 30 ms
+    /// late to die. Where the kernel refuses then, ring() is EventFd::ring().
+    [[nodiscard]] static Result<Ringer> create_deferred();
     Ringer(Ringer&& other) noexcept
-        : null_(std::move(other.null_)), context_(std::exchange(other.context_, 0)) {}
+        : null_(std::move(other.null_)),
+          context_(std::exchange(other.context_, 0)),
+          is_deferred_(other.is_deferred_) {}
     Ringer& operator=(Ringer&& other) noexcept {
         std::swap(null_, other.null_);
         std::swap(context_, other.context_);
+        std::swap(is_deferred_, other.is_deferred_);
         return *this;
     }
     Ringer(const Ringer&) = delete;
@@ -74,6 +80,7 @@ private:
     Ringer(Fd null, unsigned long context) : null_(std::move(null)), context_(context) {}
     Fd null_;
     unsigned long context_ = 0;
+    bool is_deferred_ = false;
 };
 
 }  // namespace guestmem

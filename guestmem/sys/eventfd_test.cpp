@@ -123,6 +123,23 @@ TEST(Ringer, RingsEachBell) {
     EXPECT_EQ(*other.drain(), 1U);
 }
 
+TEST(Ringer, ThatIsDeferredAsksTheKernelAtTheFirstRing) {
+    const EventFd bell = EventFd::create().value();
+    Ringer ringer = Ringer::create_deferred().value();
+    EXPECT_FALSE(ringer.is_certain());
+    ASSERT_TRUE(ringer.ring(bell));
+    EXPECT_EQ(ringer.is_certain(), Ringer::create()->is_certain());
+    EXPECT_EQ(bell.drain().value(), 1U);
+
+    Ringer refused = Ringer::create_deferred().value();
+    {
+        const FaultInjector injector{0, {.only = SysCall::aio}};
+        EXPECT_TRUE(refused.ring(bell)) << "plainly, then";
+    }
+    EXPECT_FALSE(refused.is_certain());
+    EXPECT_EQ(bell.drain().value(), 1U);
+}
+
 TEST(Ringer, DoesNotWaitOnAFullBlockingBell) {
     Ringer ringer = Ringer::create().value();
     const EventFd bell = EventFd::create().value();

@@ -37,7 +37,8 @@ Result<SeqpacketStream> reach(const KeeperJoinOptions& options) {
     Error failure = std::move(connected).error();
     if (failure.os_error() != ENOENT && failure.os_error() != ECONNREFUSED) return failure;
     // Another one that starts a keeper at the same time is as good.
-    const auto started = start_keeper({.path = options.path, .users = options.users});
+    const auto started = start_keeper(
+        {.path = options.path, .users = options.users, .drops_privileges = options.drops_privileges});
     if (!started && started.error().code() != Errc::busy) return started.error();
     return SeqpacketStream::connect(options.path);
 }

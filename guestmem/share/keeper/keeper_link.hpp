@@ -36,6 +36,7 @@ struct KeeperJoinOptions {
     std::string path;
     std::vector<std::uint32_t> users = {};  ///< who may be the keeper, besides root and ourselves
     std::chrono::milliseconds patience{5'000};
+    bool drops_privileges = true;  ///< of a keeper that has to be started: see KeeperProcessOptions
 };
 
 [[nodiscard]] Result<Inheritance> join_keeper(const KeeperJoinOptions& options);

@@ -206,7 +206,8 @@ Result<std::int32_t> start_keeper(const KeeperProcessOptions& options) {
         const auto stop = watch_signals({SIGTERM, SIGINT});
         raise_descriptor_limit();
         // What its starter still needs to make sockets is nothing to a keeper.
-        if (own_user() != 0 && !drop_privileges(std::to_string(own_user()))) return 1;
+        if (options.drops_privileges && own_user() != 0 && !drop_privileges(std::to_string(own_user())))
+            return 1;
         if (!stop || !listener.listen_as_this_process()) return 1;
         announce_ready();
         return run_keeper(std::move(listener), options, *stop) ? 0 : 1;

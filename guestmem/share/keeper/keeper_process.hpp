@@ -41,6 +41,9 @@ struct KeeperProcessOptions {
     std::vector<std::uint32_t> users = {};  ///< who may be the service besides root and the own user
     std::chrono::milliseconds patience{10'000};
     std::size_t capacity = max_kept_fds;
+    /// Gives up capabilities that its starter still has; not where the starter has none, and may be under a filter that
+    /// forbids to ask.
+    bool drops_privileges = true;
 };
 
 /// Returns at the end, with its socket's file removed; `stop` readable is SIGTERM.
