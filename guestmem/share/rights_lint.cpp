@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "guestmem/base/diagnostic.hpp"
@@ -53,8 +54,13 @@ public:
             find_open_read_only(vm);
         }
         for (const ShareConfig& share : config_.shares) find_unreachable(share);
-        std::ranges::stable_sort(found_, {}, &LintFinding::line);
-        return std::move(found_);
+        // In the order of the lines; those of one line as they were found.
+        std::multimap<std::uint32_t, LintFinding> by_line;
+        for (LintFinding& finding : found_) by_line.emplace(finding.line, std::move(finding));
+        std::vector<LintFinding> sorted;
+        sorted.reserve(by_line.size());
+        for (auto& [line, finding] : by_line) sorted.push_back(std::move(finding));
+        return sorted;
     }
 
 private:
