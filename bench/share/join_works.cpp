@@ -26,7 +26,7 @@ namespace {
 constexpr double crowd_target = 1.5;
 constexpr double bystander_target = 10;
 constexpr double memory_target_mib = 16;
-constexpr BenchShare quiet{.name = {}, .slots = 4, .vectors = 1};
+const BenchShare quiet{.name = {}, .slots = 4, .vectors = 1};
 /// A sender whose sockets are full looks again after that.
 constexpr std::chrono::microseconds bare_pause{200};
 /// Somebody of another share comes so often.

@@ -210,7 +210,8 @@ class Plain(KeptCase):
         for peer in peers:
             self.assert_stays(peer, 0.02)
         with Peer(self.path("sock"), slots=14, vectors=32, timeout=30.0) as peer:
-            self.assertEqual(peer.id, 12)
+            # A mute one may be in the midst of a message at the kill: it is closed then, and its slot free.
+            self.assertIn(peer.id, range(6, 13))
             self.assertEqual(peer.map()[:len(PATTERN)], PATTERN)
             for other in peers:
                 peer.kick(other.id, 31)
