@@ -25,6 +25,8 @@ def why_not_in_python():
                           capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None
+    if "__tsan" in done.stderr or "__asan" in done.stderr:
+        return "this Python cannot load a library with a sanitizer"
     if "anitizer" in done.stderr or "ASan" in done.stderr or "static TLS" in done.stderr:
         return "this Python cannot load a library with a sanitizer"
     raise AssertionError(f"{LIBRARY}: {done.stderr}")

@@ -172,6 +172,14 @@ protected:
         GM_TRY(client.join(2, patience_ms));
         return client;
     }
+    /// A client may have read its last message before the service, in another process, has noted it; an answer comes
+    /// after that.
+    void settle() {
+        const UnixStream tool = UnixStream::connect(folder_.path_of("s.control")).value();
+        const std::string line = control::encode_request({.id = 1, .call = "share.list"});
+        EXPECT_TRUE(tool.send(std::as_bytes(std::span{line})));
+        EXPECT_TRUE(tool.wait_readable(patience_ms).value());
+    }
     ShareStatus status_of(const std::string& share) {
         const UnixStream tool = UnixStream::connect(folder_.path_of("s.control")).value();
         const std::string line =
@@ -233,6 +241,7 @@ TEST_F(TakeOver, KeepsMemoryIdsAndDoorbellsAndTheOldPeersNoticeNothing) {
         old.emplace(join_alone("s.1").value());
         const Mapping memory = old->map(MapAccess::read_write).value();
         memory.bytes()[100] = std::byte{42};
+        settle();
         first.kill();
     }
     EXPECT_TRUE(old->ring(2, 1)) << "a kick for a slot that nobody holds";
