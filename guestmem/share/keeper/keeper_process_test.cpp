@@ -278,7 +278,7 @@ TEST(KeeperServer, HoldsNoMoreThanItsCapacity) {
 TEST(KeeperServer, CutsAServiceThatDoesNotTakeWhatItIsGiven) {
     const TempFolder folder;
     const std::string path = folder.path_of("keeper");
-    const KeeperThread keeper{{.path = path, .patience = std::chrono::milliseconds{200}}};
+    const KeeperThread keeper{{.path = path, .patience = std::chrono::milliseconds{1000}}};
     const Bells bells{1};
     ASSERT_TRUE(join_keeper({.path = path}).value().keeper->keep(bells.requests()));
     const RawService mute{path};
@@ -289,7 +289,7 @@ TEST(KeeperServer, CutsAServiceThatDoesNotTakeWhatItIsGiven) {
 TEST(KeeperServer, CutsAServiceThatAsksAndDoesNotHear) {
     const TempFolder folder;
     const std::string path = folder.path_of("keeper");
-    const KeeperThread keeper{{.path = path, .patience = std::chrono::milliseconds{200}}};
+    const KeeperThread keeper{{.path = path, .patience = std::chrono::milliseconds{1000}}};
     const RawService deaf{path};
     ASSERT_NO_FATAL_FAILURE(deaf.settle());
     const auto question = encode({.verb = KeeperVerb::sync, .number = 1});
@@ -305,9 +305,9 @@ TEST(KeeperServer, CutsAServiceThatAsksAndDoesNotHear) {
 TEST(KeeperServer, WaitsForAServiceThatIsQuiet) {
     const TempFolder folder;
     const std::string path = folder.path_of("keeper");
-    const KeeperThread keeper{{.path = path, .patience = std::chrono::milliseconds{50}}};
+    const KeeperThread keeper{{.path = path, .patience = std::chrono::milliseconds{500}}};
     const Inheritance quiet = join_keeper({.path = path}).value();
-    EXPECT_FALSE(wait_readable(quiet.keeper->gone(), Deadline{std::chrono::milliseconds{300}}).value());
+    EXPECT_FALSE(wait_readable(quiet.keeper->gone(), Deadline{std::chrono::milliseconds{1500}}).value());
     EXPECT_TRUE(quiet.keeper->sync());
 }
 
