@@ -6,7 +6,8 @@ The kernel ends a child when the thread that started it dies: start processes fr
 Each output line is kept with the time at which it came and is given to `on_line` if there is one.
 
 A program that wants nothing left over after Ctrl-C, SIGTERM and SIGHUP calls exit_on_signals(), makes what it
-has to remove inside of undisturbed(), and ends with ignore_signals() and stop_all().
+has to remove inside of undisturbed(), and ends with ignore_signals() and stop_all(). Locks are taken inside of
+undisturbed(), too: an exception between the lines of a Condition leaves it neither held nor free.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 
 MAX_LINE_BYTES = 16384
 MAX_KEPT_LINES = 100000
+_SIGNAL_LATENCY = 0.1  # seconds for which a wait for a line does not hear a signal
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,7 +75,7 @@ class Process:
 
     @property
     def lines(self):
-        with self._changed:
+        with undisturbed(), self._changed:
             return list(self._lines)
 
     def output(self):
@@ -90,18 +92,20 @@ class Process:
         wanted = re.compile(pattern)
         deadline = time.monotonic() + timeout
         position = since
-        with self._changed:
-            while True:
-                while position < len(self._lines):
-                    if wanted.search(self._lines[position].text):
-                        return self._lines[position]
-                    position += 1
-                if self._closed_streams == len(self._readers):
-                    raise AssertionError(f"{self.name} ended without a line that has '{pattern}':\n{self.tail()}")
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise AssertionError(f"{self.name}: no line with '{pattern}' in {timeout} s:\n{self.tail()}")
-                self._changed.wait(left)
+        while True:
+            with undisturbed(), self._changed:
+                if position == len(self._lines) and self._closed_streams < len(self._readers):
+                    self._changed.wait(min(max(deadline - time.monotonic(), 0), _SIGNAL_LATENCY))
+                lines = self._lines[position:]
+                has_ended = self._closed_streams == len(self._readers)
+            for line in lines:
+                if wanted.search(line.text):
+                    return line
+            position += len(lines)
+            if has_ended:
+                raise AssertionError(f"{self.name} ended without a line that has '{pattern}':\n{self.tail()}")
+            if time.monotonic() >= deadline:
+                raise AssertionError(f"{self.name}: no line with '{pattern}' in {timeout} s:\n{self.tail()}")
 
     def tail(self, count=30):
         return "\n".join(f"  {self.name} | {line.text}" for line in self.lines[-count:]) or "  (no output)"
@@ -195,7 +199,10 @@ def ignore_signals():
 
 @contextlib.contextmanager
 def undisturbed():
-    """What is made in here is also recorded: a signal is heard at the end."""
+    """What is made in here is also recorded: a signal is heard at the end. Python runs handlers in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _Signals.depth += 1
     try:
         yield
