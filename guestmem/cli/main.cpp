@@ -10,6 +10,7 @@
 #include "guestmem/base/diagnostic.hpp"
 #include "guestmem/cli/backend_commands.hpp"
 #include "guestmem/cli/exit_codes.hpp"
+#include "guestmem/cli/run_command.hpp"
 #include "guestmem/cli/share_commands.hpp"
 #include "guestmem/cli/template_commands.hpp"
 #include "guestmem/sys/host.hpp"
@@ -25,6 +26,7 @@ struct Row {
 };
 
 constexpr auto table = std::to_array<Row>({
+    {"", "run", "Run a virtual machine from a .qvmconf file", &describe_run},
     {"share", "serve", "Give named memory and doorbells to VMs", &describe_share_serve},
     {"share", "check", "Say what VMs may do by a configuration, and what in it cannot be meant",
      &describe_share_check},
@@ -89,6 +91,9 @@ int complain_about_words(std::span<char*> words) {
     const auto word = [&](std::size_t at) { return std::string_view{words.size() > at ? words[at] : ""}; };
     if (word(1).starts_with('-')) return exit_ok;
     std::vector<std::string_view> known;
+    for (const Row& row : table)
+        if (std::string_view{row.group}.empty()) known.emplace_back(row.name);
+    if (std::ranges::count(known, word(1)) != 0) return exit_ok;
     for (const Group& group : groups) known.emplace_back(group.name);
     if (std::ranges::count(known, word(1)) == 0) return complain(word(1), known);
     if (word(2).starts_with('-')) return exit_ok;
@@ -112,14 +117,18 @@ int run(int count, char** words) {
     });
 
     Action chosen;
+    const auto add_command = [&chosen](CLI::App& group, const Row& row) {
+        CLI::App* const command = group.add_subcommand(row.name, row.summary);
+        command->callback([&chosen, action = row.describe(*command)] { chosen = action; });
+    };
+    for (const Row& row : table)
+        if (std::string_view{row.group}.empty()) add_command(app, row);
     for (const Group& row_of_group : groups) {
         CLI::App* const group = app.add_subcommand(row_of_group.name, row_of_group.summary);
         group->require_subcommand(1);
         group->footer(std::string{"Example: "} + row_of_group.example);
         for (const Row& row : table) {
-            if (std::string_view{row.group} != row_of_group.name) continue;
-            CLI::App* const command = group->add_subcommand(row.name, row.summary);
-            command->callback([&chosen, action = row.describe(*command)] { chosen = action; });
+            if (std::string_view{row.group} == row_of_group.name) add_command(*group, row);
         }
     }
     try {

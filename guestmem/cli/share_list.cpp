@@ -22,6 +22,10 @@ Result<void> list(const ToolOptions& options) {
     for (const auto& share : summary.shares)
         print(fmt::format("{:<31} {:>8} {:>7} {:>5} {:>7} {:>5}\n", share.name, format_size(share.size_bytes),
                           share.vectors, share.slots, share.ids, share.count_peers));
+    // A service that was never followed by another one and has no keeper has nothing to tell.
+    if (summary.generation > 1 || !summary.keeper.empty())
+        print(fmt::format("\nservice {}, instance {}, {}\n", summary.pid, summary.generation,
+                          summary.keeper.empty() ? "no keeper" : "held by the " + summary.keeper));
     return {};
 }
 

@@ -133,8 +133,7 @@ Result<Plan> make_plan(const ServeOptions& options) {
 }
 
 /// The run-time folder is ours to make when a socket stands in it; every other folder is its owner's.
-Result<void> make_runtime_folder(const ServiceConfig& config) {
-    const std::string folder = runtime_folder();
+Result<void> make_runtime_folder(const ServiceConfig& config, const std::string& folder) {
     const auto stands_in_it = [&](const ListenOptions& socket) {
         return parent_folder(socket.path) == folder;
     };
@@ -227,11 +226,13 @@ Result<void> serve(Plan plan, const ServeOptions& options, Log& log) {
     for (const std::string& remark : plan.remarks) log.write(LogLevel::info, remark);
     raise_descriptor_limit();
     warn_of_shares_without_a_socket(plan.config, log);
-    GM_TRY(make_runtime_folder(plan.config));
     const std::string user = plan.config.user;
+    // Of who was called, and made by whom the service becomes: it removes its sockets when it ends.
+    const std::string folder = runtime_folder();
     // As who was called: the service listens to root.
     if (options.is_upgrade) GM_TRY(retire_running(plan.config));
     GM_TRY(take_user(user));
+    GM_TRY(make_runtime_folder(plan.config, folder));
     // A log whose reader has gone is no reason to end.
     std::signal(SIGPIPE, SIG_IGN);
     for (const int signal : {SIGTERM, SIGINT, SIGHUP}) GM_TRY(block_signal(signal));

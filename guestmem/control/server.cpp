@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 
+#include "guestmem/sys/peer_cgroup.hpp"
 #include "guestmem/sys/undertaker.hpp"
 
 namespace guestmem::control {
@@ -34,6 +35,8 @@ struct Connection {
     [[nodiscard]] bool has_line() const { return in.find('\n') != std::string::npos; }
 };
 
+std::string party_of(const PeerCredentials& who) { return std::to_string(who.uid); }
+
 }  // namespace
 
 struct Server::State {
@@ -46,6 +49,8 @@ struct Server::State {
     EventSource housekeeping;
     // A list: a connection's handler holds its address.
     std::list<Connection> connections;
+    /// Whose request the handler has; nullptr: nobody's.
+    const Connection* asking = nullptr;
 
     void accept_one();
     void serve(Connection& connection, IoEvents events);
@@ -62,11 +67,13 @@ struct Server::State {
                 continue;
             }
             UnixStream stream = std::move(connection->stream);
+            const std::string party = party_of(connection->who);
             connection = connections.erase(connection);
-            undertaker->bury(std::move(stream));
+            undertaker->bury(std::move(stream), party);
         }
     }
     [[nodiscard]] bool has_room_for(const PeerCredentials& who) const;
+    void pause();
 };
 
 bool Server::State::has_room_for(const PeerCredentials& who) const {
@@ -76,23 +83,30 @@ bool Server::State::has_room_for(const PeerCredentials& who) const {
     if (connections.size() >= options.max_connections - kept_for_root) return false;
     const auto same =
         std::ranges::count_if(connections, [&](const Connection& c) { return c.who.uid == who.uid; });
-    return static_cast<std::size_t>(same) < max_connections_per_user;
+    const std::string party = party_of(who);
+    return undertaker->has_room(party) &&
+           static_cast<std::size_t>(same) + undertaker->count_waiting(party) < max_connections_per_user;
+}
+
+/// Looks again at the next housekeeping. Without housekeeping spinning is better than being deaf.
+void Server::State::pause() {
+    if (start_housekeeping()) accepting = EventSource{};
 }
 
 void Server::State::accept_one() {
     auto accepted = listener.accept();
     if (!accepted) {
-        // Out of descriptors: look again at the next housekeeping instead of spinning on a ready listener. Without
-        // housekeeping spinning is better than being deaf.
-        if (start_housekeeping()) accepting = EventSource{};
-        return;
+        // Out of descriptors: the listener stays ready.
+        return pause();
     }
     if (!*accepted) return;
-    if (undertaker->is_full() && start_housekeeping()) accepting = EventSource{};
     start_housekeeping();
     UnixStream stream = std::move(**accepted);
     const auto who = stream.peer();
-    if (!who) return undertaker->bury(std::move(stream));
+    if (!who) {
+        undertaker->bury(std::move(stream));
+        return;
+    }
     if (!has_room_for(*who)) {
         // A fresh socket takes a line; who is gone already needs none.
         const std::string line = encode_answer(
@@ -101,7 +115,10 @@ void Server::State::accept_one() {
              .error = Error{Errc::exhausted, EUSERS, "too many control connections; try again later"},
              .count_fds = 0});
         static_cast<void>(stream.send(std::as_bytes(std::span{line})).has_value());
-        return undertaker->bury(std::move(stream));
+        const std::string party = party_of(*who);
+        // One who goes on sending what closes slowly makes a thread of each refusal.
+        if (undertaker->bury(std::move(stream), party) && !undertaker->has_room(party)) pause();
+        return;
     }
     Connection& connection = connections.emplace_back();
     connection.stream = std::move(stream);
@@ -171,7 +188,13 @@ void Server::State::answer_next(Connection& connection) {
         queue(connection, std::move(request).error(), 0);
         return;
     }
-    queue(connection, handler(connection.who, *request), request->id);
+    connection.who.cgroup.reset();
+    if (options.wants_cgroup)
+        if (auto cgroup = peer_cgroup(connection.stream.view())) connection.who.cgroup = std::move(*cgroup);
+    asking = &connection;
+    auto outcome = handler(connection.who, *request);
+    asking = nullptr;
+    queue(connection, std::move(outcome), request->id);
 }
 
 void Server::State::queue(Connection& connection, Result<Outcome> outcome, std::uint64_t id) {
@@ -246,6 +269,14 @@ Server::~Server() = default;
 
 const UnixListener& Server::listener() const { return state_->listener; }
 void Server::leave_file() { state_->listener.leave_file(); }
+
+void Server::drop_connections() {
+    for (Connection& connection : state_->connections) {
+        connection.closes_when_sent = true;
+        connection.is_gone = &connection != state_->asking;
+    }
+    state_->sweep();
+}
 
 std::size_t Server::count_connections() const { return state_->connections.size(); }
 

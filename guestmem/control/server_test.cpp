@@ -24,8 +24,10 @@
 #include "guestmem/sys/eventfd.hpp"
 #include "guestmem/sys/host.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
+#include "guestmem/sys/testing/lingering_socket.hpp"
 #include "guestmem/sys/testing/resources.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
+#include "guestmem/sys/undertaker.hpp"
 
 namespace guestmem::control {
 namespace {
@@ -188,6 +190,75 @@ TEST_F(ControlServer, TellsTheHandlerWhoCalls) {
     Caller caller{path()};
     EXPECT_EQ(ask(caller, line_of(1, "who"))->result,
               fmt::format(R"({{"pid":{},"uid":{}}})", own_process(), own_user()));
+}
+
+TEST_F(ControlServer, TellsTheHandlerTheCallersControlGroupWhereItIsWanted) {
+    ServerOptions wanted = options();
+    for (const bool is_wanted : {false, true}) {
+        wanted.wants_cgroup = is_wanted;
+        std::optional<std::string> cgroup;
+        const Server server = Server::create(loop_, wanted, [&](const PeerCredentials& who, const Request&) {
+                                  cgroup = who.cgroup;
+                                  return Result<Outcome>{Outcome{}};
+                              }).value();
+        Caller caller{path()};
+        ASSERT_TRUE(ask(caller, line_of(1, "x")));
+        EXPECT_EQ(cgroup.has_value(), is_wanted);
+    }
+}
+
+TEST_F(ControlServer, DropsWhoIsConnectedAndServesWhoComesAfter) {
+    start();
+    Caller before{path()};
+    ASSERT_TRUE(ask(before, line_of(1, "echo")));
+    server_->drop_connections();
+    EXPECT_TRUE(becomes([&] { return !before.next() && before.is_closed(); }));
+    EXPECT_EQ(server_->count_connections(), 0U);
+    Caller after{path()};
+    EXPECT_TRUE(ask(after, line_of(1, "echo")));
+}
+
+TEST_F(ControlServer, ADropInTheMidstOfARequestSendsItsAnswerFirst) {
+    server_.emplace(Server::create(loop_, options(), [this](const PeerCredentials&, const Request&) {
+                        server_->drop_connections();
+                        return Result<Outcome>{Outcome{}};
+                    }).value());
+    Caller other{path()};
+    Caller asking{path()};
+    EXPECT_TRUE(becomes([&] { return server_->count_connections() == 2; }));
+    EXPECT_TRUE(ask(asking, line_of(1, "drop")));
+    EXPECT_TRUE(becomes([&] { return !asking.next() && asking.is_closed(); }));
+    EXPECT_TRUE(becomes([&] { return !other.next() && other.is_closed(); }));
+}
+
+TEST_F(ControlServer, WhatOneUserSendsToCloseSlowlyIsNoLimitForAnother) {
+    if (own_user() != 0) GTEST_SKIP() << "only root can become another user";
+    start();
+    std::filesystem::permissions(folder_.path(), std::filesystem::perms{0755});
+    std::list<guestmem::testing::LingeringSocket> slow;
+    std::list<Caller> hostile;
+    const auto come = [&](std::uint32_t uid) {
+        const AsUser user{uid};
+        hostile.emplace_back(path());
+    };
+    const std::array<std::byte, 1> byte{};
+    for (std::size_t i = 0; i < max_burials_of_party; ++i) {
+        come(65'534);
+        EXPECT_TRUE(becomes([&] { return server_->count_connections() == 1; }));
+        slow.emplace_back().give_to(hostile.back().stream(), byte);
+        EXPECT_TRUE(becomes([&] { return server_->count_connections() == 0; }));
+    }
+    come(65'534);
+    EXPECT_EQ(answer_for(hostile.back())->error->os_error(), EUSERS);
+    come(65'533);
+    EXPECT_TRUE(ask(hostile.back(), line_of(1, "echo"))) << "another user";
+    slow.clear();
+    EXPECT_TRUE(becomes([&] {
+        come(65'534);
+        hostile.back().send(line_of(1, "echo"));
+        const auto served = answer_for(hostile.back());
+        return served && !served->error;
+    }));
 }
 
 TEST_F(ControlServer, AnErrorOfTheHandlerLeavesTheConnection) {

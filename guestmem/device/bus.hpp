@@ -18,8 +18,9 @@
 /// for ports and one for what is no memory.
 /// Contract: add() and move() are refused when another window is there, and the error names it; a bus is never half
 /// changed. read() and write() call the device without holding anything of the bus, so that a device may move windows,
-/// its own among them, while it answers. Where no window holds the whole access, a read gives ones and a write is
-/// lost; both say so by false.
+/// its own among them, while it answers. Where no window holds the whole access, a read gives ones and a write is lost;
+/// both say so by false. A window without a device is reserved: nothing else gets there, and accesses find nobody. That
+/// is what memory of a device has, and what a machine puts over its RAM.
 /// Threads: any.
 /// Cost: an access takes a shared lock and a binary search.
 /// Example:
@@ -31,7 +32,7 @@ struct BusWindow {
     std::string name;  ///< for errors and for lists: "COM1"
     std::uint64_t first = 0;
     std::uint64_t count = 0;
-    std::shared_ptr<IoDevice> device;
+    std::shared_ptr<IoDevice> device = {};  ///< nobody: reserved
 };
 
 class Bus {

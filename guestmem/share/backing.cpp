@@ -4,10 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
+#include <mutex>
+#include <vector>
 
 #include "guestmem/base/sizes.hpp"
 #include "guestmem/sys/file_system.hpp"
 #include "guestmem/sys/host.hpp"
+#include "guestmem/sys/huge_pages.hpp"
 #include "guestmem/sys/memfd.hpp"
 #include "guestmem/sys/memory_file.hpp"
 
@@ -75,6 +79,35 @@ Result<void> check_kind(FdView memory, const BackingOptions& options) {
     return {};
 }
 
+/// What all backings of the process will still take, by pool.
+class Ledger {
+public:
+    void add(std::uint64_t pool, std::uint64_t size_bytes) {
+        const std::scoped_lock lock{mutex_};
+        promised_[pool] += size_bytes;
+    }
+    void take(std::uint64_t pool, std::uint64_t size_bytes) {
+        const std::scoped_lock lock{mutex_};
+        const auto found = promised_.find(pool);
+        if (found == promised_.end()) return;
+        found->second -= std::min(found->second, size_bytes);
+    }
+    [[nodiscard]] std::uint64_t promised(std::uint64_t pool) {
+        const std::scoped_lock lock{mutex_};
+        const auto found = promised_.find(pool);
+        return found == promised_.end() ? 0 : found->second;
+    }
+
+private:
+    std::mutex mutex_;
+    std::map<std::uint64_t, std::uint64_t> promised_;
+};
+
+Ledger& ledger() {
+    static Ledger only;
+    return only;
+}
+
 }  // namespace
 
 std::string_view to_string(BackingKind kind) {
@@ -86,6 +119,33 @@ std::string_view to_string(BackingKind kind) {
     return "unknown";
 }
 
+MemoryPromise::MemoryPromise(std::uint64_t pool, std::uint64_t size_bytes)
+    : pool_(pool), size_bytes_(size_bytes) {
+    ledger().add(pool, size_bytes);
+}
+
+MemoryPromise::MemoryPromise(MemoryPromise&& other) noexcept
+    : pool_(other.pool_), size_bytes_(std::exchange(other.size_bytes_, 0)) {}
+
+MemoryPromise& MemoryPromise::operator=(MemoryPromise&& other) noexcept {
+    if (this != &other) {
+        shrink_to(0);
+        pool_ = other.pool_;
+        size_bytes_ = std::exchange(other.size_bytes_, 0);
+    }
+    return *this;
+}
+
+MemoryPromise::~MemoryPromise() { shrink_to(0); }
+
+void MemoryPromise::shrink_to(std::uint64_t size_bytes) {
+    if (size_bytes >= size_bytes_) return;
+    ledger().take(pool_, size_bytes_ - size_bytes);
+    size_bytes_ = size_bytes;
+}
+
+std::uint64_t promised_bytes(std::uint64_t pool) { return ledger().promised(pool); }
+
 std::string Backing::what() const { return describe(options_); }
 
 /// Only memory counts its pages exactly; a disk's blocks include the file system's own.
@@ -96,9 +156,30 @@ Result<void> Backing::look_for_pages() {
     return {};
 }
 
+Result<void> Backing::promise() {
+    const std::uint64_t missing = GM_TRY(missing_memory());
+    promise_ = MemoryPromise{options_.huge_page_bytes, missing};
+    return {};
+}
+
+/// Bytes that its steps will take of memory or of a pool of huge pages; none for what is on a disk.
+Result<std::uint64_t> Backing::missing_memory() const {
+    const FileFacts facts = GM_TRY_CONTEXT(file_facts(memory_), what());
+    const FileSystemFacts system = GM_TRY_CONTEXT(file_system_facts(memory_), what());
+    if (!system.is_memory || is_complete()) return std::uint64_t{0};
+    return options_.size_bytes - std::min(options_.size_bytes, facts.allocated_bytes);
+}
+
+/// Of the pool that it takes its pages from.
+Result<std::uint64_t> Backing::available_bytes() const {
+    if (options_.huge_page_bytes == 0) return available_memory_bytes();
+    const std::vector<HugePagePool> pools = GM_TRY(huge_page_pools());
+    for (const HugePagePool& pool : pools)
+        if (pool.page_bytes == options_.huge_page_bytes) return pool.available_pages() * pool.page_bytes;
+    return std::uint64_t{0};
+}
+
 Result<void> Backing::check_room() const {
-    // A pool of huge pages is asked by the allocation itself: it says no before it hands out one.
-    if (options_.huge_page_bytes != 0) return {};
     const FileFacts facts = GM_TRY_CONTEXT(file_facts(memory_), what());
     const std::uint64_t missing = options_.size_bytes - std::min(options_.size_bytes, facts.allocated_bytes);
     const FileSystemFacts system = GM_TRY_CONTEXT(file_system_facts(memory_), what());
@@ -109,13 +190,18 @@ Result<void> Backing::check_room() const {
                                  "smaller or free some",
                                  what(), missing, system.type, *system.free_bytes)};
     if (!system.is_memory) return {};
-    const std::uint64_t available = GM_TRY_CONTEXT(available_memory_bytes(), what());
-    if (missing <= available) return {};
+    const std::uint64_t available = GM_TRY_CONTEXT(available_bytes(), what());
+    const std::uint64_t promised = promised_bytes(options_.huge_page_bytes);
+    if (promised <= available && missing <= available - promised) return {};
     return Error{
         Errc::exhausted,
-        fmt::format("{}: it needs {} bytes more, and the host has {} available; make it smaller or free "
-                    "memory",
-                    what(), missing, available)};
+        fmt::format("{}: it needs {} bytes more, and the host has {} available{}, of which {} are promised "
+                    "to others; make it smaller or free memory",
+                    what(), missing, available,
+                    options_.huge_page_bytes == 0
+                        ? std::string{}
+                        : fmt::format(" in huge pages of {}", format_size(options_.huge_page_bytes)),
+                    promised)};
 }
 
 Result<Backing> Backing::create(const BackingOptions& options) {
@@ -125,6 +211,7 @@ Result<Backing> Backing::create(const BackingOptions& options) {
     backing.has_kept_bytes_ = made.was_there;
     auto checked = backing.check_room();
     if (checked) checked = backing.look_for_pages();
+    if (checked) checked = backing.promise();
     if (checked) return backing;
     if (options.kind != BackingKind::memfd && !made.was_there)
         if (const auto path = path_of(options)) remove_name_of(*path, backing.memory_);
@@ -137,6 +224,7 @@ Result<Backing> Backing::adopt(Fd memory, const BackingOptions& options) {
     Backing backing{std::move(memory), options};
     backing.has_kept_bytes_ = true;
     GM_TRY(backing.look_for_pages());
+    GM_TRY(backing.promise());
     return backing;
 }
 
@@ -147,10 +235,12 @@ Result<bool> Backing::allocate_step() {
     if (is_clearing_) GM_TRY_CONTEXT(punch_hole(memory_, next_bytes_, chunk), what());
     GM_TRY_CONTEXT(allocate_file(memory_, next_bytes_, chunk), what());
     next_bytes_ += chunk;
+    promise_.shrink_to(options_.size_bytes - next_bytes_);
     if (is_complete()) is_clearing_ = false;
     return is_complete();
 }
 
+/// Pages that are there are given back and taken again a chunk at a time: nothing more is promised.
 void Backing::begin_clear() {
     next_bytes_ = 0;
     has_kept_bytes_ = false;

@@ -18,10 +18,12 @@
 #include <cerrno>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "guestmem/sys/file_system.hpp"
+#include "guestmem/sys/host.hpp"
 #include "guestmem/sys/huge_pages.hpp"
 #include "guestmem/sys/mapping.hpp"
 #include "guestmem/sys/memfd.hpp"
@@ -205,6 +207,43 @@ TEST(Backing, LargerThanTheHostIsRefusedAndNoNameIsLeft) {
     }
 }
 
+TEST(Backing, WhatIsPromisedToOneIsNotThereForAnother) {
+    // More than a half, and far from all: alone there is room for it.
+    const std::uint64_t most = *available_memory_bytes() / 10 * 7 / 4096 * 4096;
+    const Place place;
+    std::optional<Backing> first{std::move(Backing::create(place.options(BackingKind::memfd, most)).value())};
+    EXPECT_EQ(promised_bytes(0), most);
+    const auto second = Backing::create(place.options(BackingKind::memfd, most));
+    ASSERT_FALSE(second) << "none of the first one's pages is taken";
+    EXPECT_EQ(second.error().code(), Errc::exhausted);
+    EXPECT_THAT(second.error().message(), HasSubstr("promised to others"));
+    first.reset();
+    EXPECT_EQ(promised_bytes(0), 0U);
+    EXPECT_TRUE(Backing::create(place.options(BackingKind::memfd, most)));
+}
+
+TEST(Backing, APromiseShrinksWithEachStepAndIsTakenOverWithTheMemory) {
+    const Place place;
+    Backing backing = std::move(Backing::create(place.options(BackingKind::memfd)).value());
+    ASSERT_FALSE(*backing.allocate_step());
+    EXPECT_EQ(promised_bytes(0), size - backing_chunk_bytes);
+    backing.begin_clear();
+    ASSERT_FALSE(*backing.allocate_step());
+    EXPECT_EQ(promised_bytes(0), size - backing_chunk_bytes);
+    {
+        const auto next = Backing::adopt(std::move(backing.memory().duplicate().value()),
+                                         place.options(BackingKind::memfd));
+        ASSERT_TRUE(next);
+        EXPECT_EQ(promised_bytes(0), 2 * (size - backing_chunk_bytes));
+    }
+    ASSERT_TRUE(*backing.allocate_step());
+    EXPECT_EQ(promised_bytes(0), 0U);
+    backing.begin_clear();
+    EXPECT_EQ(promised_bytes(0), 0U) << "its pages are there";
+    const Backing file = std::move(Backing::create(place.options(BackingKind::file)).value());
+    EXPECT_EQ(promised_bytes(0), file_system_facts(file.memory())->is_memory ? size : 0U);
+}
+
 TEST(Backing, WhoseHugePagesAreNotThereSaysSo) {
     constexpr std::uint64_t huge = 2 << 20;
     BackingOptions options{.kind = BackingKind::memfd, .name = "huge", .size_bytes = 4 * huge};
@@ -212,7 +251,11 @@ TEST(Backing, WhoseHugePagesAreNotThereSaysSo) {
     auto backing = Backing::create(options);
     if (!backing && backing.error().os_error() == ENODEV)
         GTEST_SKIP() << "the kernel has no huge pages of 2 MiB: " << backing.error().message();
-    ASSERT_TRUE(backing) << backing.error().message();
+    if (!backing) {
+        EXPECT_EQ(backing.error().code(), Errc::exhausted) << backing.error().message();
+        EXPECT_THAT(backing.error().message(), HasSubstr("huge pages of 2M"));
+        return;
+    }
     const auto allocated = allocate_all(*backing);
     if (!allocated) {
         EXPECT_EQ(allocated.error().code(), Errc::exhausted) << allocated.error().message();

@@ -183,7 +183,16 @@ Result<Hall*> Desk::make_share(const Principal& who, const PeerCredentials& call
                          fmt::format("share '{}' cannot be made: {}; {}", shown(config.name), problem->what,
                                      problem->advice)};
     GM_TRY(host_.registry.check_share(config, who.vm, host_.policy.limits_of(who.vm), host_.config.totals));
-    Hall* const hall = GM_TRY(host_.registry.make(config, who.vm, Pages::later, {}));
+    auto made = host_.registry.make(config, who.vm, Pages::later, {});
+    if (!made && !who.is_host) {
+        // How much the host has left is not for everybody.
+        host_.say(LogLevel::warning, fmt::format("share '{}': not made for {}: {}", config.name,
+                                                 who.to_text(), made.error().message()));
+        return Error{
+            made.error().code(), made.error().os_error(),
+            fmt::format("share '{}' cannot be made: the host has not got what it takes", config.name)};
+    }
+    Hall* const hall = GM_TRY(std::move(made));
     host_.say(LogLevel::info, fmt::format("share '{}': made by {} (pid {}, uid {}), {} bytes", config.name,
                                           who.to_text(), caller.pid, caller.uid, config.size_bytes));
     return hall;

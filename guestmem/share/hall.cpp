@@ -37,6 +37,7 @@ const Peer* Hall::find_peer(std::uint32_t id) const {
 
 Result<std::shared_ptr<const Doorbells>> Hall::doorbells_for(std::uint32_t id) {
     if (!is_classic()) return share_.slots().at(id);
+    GM_TRY(host_.legacy.check_room(share_.config().vectors));
     for (;;) {
         auto bells = create_doorbells(id, share_.config().vectors);
         if (bells || bells.error().code() != Errc::exhausted || !shed_slowest()) return bells;
@@ -136,8 +137,7 @@ void Hall::fill_handshake(Peer& peer) {
                     peer.outbox.add_doorbells(other.bells);
     }
     peer.outbox.add_doorbells(peer.bells);
-    const std::size_t more = std::min(host_.limits.queued_messages, peer.entrant.max_queued);
-    peer.queue_limit = peer.outbox.count_queued() + more;
+    peer.count_handshake = peer.outbox.count_queued();
 }
 
 /// Classic ids: those who are here hear of it.
@@ -188,7 +188,6 @@ Result<void> Hall::resume(Entrant& entrant, std::shared_ptr<const Doorbells> bel
     if (!is_classic() && !share_.presence().is_present(id)) show_presence(id, true);
     if (is_told) {
         peer.is_joined = true;
-        peer.queue_limit = host_.limits.queued_messages;
         return {};
     }
     peer.is_waiting = !is_ready();
@@ -299,7 +298,7 @@ void Hall::settle() {
         has_changed = false;
         for (Peer& peer : peers_) {
             if (peer.is_gone || peer.outbox.is_empty()) continue;
-            if (peer.outbox.count_queued() > peer.queue_limit) {
+            if (peer.outbox.count_queued() > peer.count_handshake + spare_messages(peer)) {
                 cut(peer,
                     fmt::format("was closed: it does not read, {} messages wait", peer.outbox.count_queued()),
                     LogLevel::warning);
@@ -414,6 +413,15 @@ void Hall::review(const std::function<std::optional<Permissions>(const Entrant&)
                                  : "has its right again"));
         if (has_less && !peer.is_joined)
             cut(peer, "was closed: it has lost its right in the midst of its handshake", LogLevel::warning);
+    }
+    settle();
+}
+
+void Hall::limit_queues(const std::function<std::uint64_t(const Entrant&)>& most) {
+    for (Peer& peer : peers_) {
+        peer.entrant.max_queued =
+            static_cast<std::uint32_t>(std::min<std::uint64_t>(most(peer.entrant), UINT32_MAX));
+        is_unsettled_ = true;
     }
     settle();
 }

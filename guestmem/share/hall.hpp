@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -66,7 +67,7 @@ struct Peer {
     std::uint32_t id = 0;
     std::shared_ptr<const Doorbells> bells;
     Outbox outbox;
-    std::size_t queue_limit = 0;
+    std::size_t count_handshake = 0;     ///< messages that it began with
     std::uint64_t deadline_ms = 0;       ///< of the next progress in its handshake
     std::uint64_t last_deadline_ms = 0;  ///< of the whole handshake
     bool is_waiting = false;             ///< for the memory
@@ -127,6 +128,8 @@ public:
     /// Asks for each peer what it may do from here on; nothing: it has lost its right. The lines say who did.
     void review(const std::function<std::optional<Permissions>(const Entrant&)>& rights,
                 std::vector<std::string>& changes);
+    /// How many messages may wait for each peer beside its handshake, from here on.
+    void limit_queues(const std::function<std::uint64_t(const Entrant&)>& most);
     /// No newcomers; on_departed of the last peer is the end.
     void retire();
     [[nodiscard]] bool is_retired() const { return record_->stage.load() == ShareStage::retired; }
@@ -150,6 +153,9 @@ private:
     /// `count_done` messages of it were sent by an earlier instance.
     void start_handshake(Peer& peer, std::uint32_t count_done = 0);
     void fill_handshake(Peer& peer);
+    [[nodiscard]] std::size_t spare_messages(const Peer& peer) const {
+        return std::min(host_.limits.queued_messages, peer.entrant.max_queued);
+    }
     void announce_newcomer(const Peer& peer);
     void queue_gone(std::uint32_t id);
     void show_presence(std::uint32_t id, bool is_present);

@@ -11,10 +11,14 @@
 namespace guestmem::share {
 namespace {
 
-bool fits(const CredentialMatch& match, const PeerCredentials& caller, std::string_view cgroup) {
+bool fits_user(const CredentialMatch& match, const PeerCredentials& caller) {
     if (match.user && *match.user != caller.uid) return false;
-    if (match.group && *match.group != caller.gid) return false;
-    return match.cgroup.empty() || matches(match.cgroup, cgroup);
+    return !match.group || *match.group == caller.gid;
+}
+
+bool fits(const CredentialMatch& match, const PeerCredentials& caller) {
+    if (!fits_user(match, caller)) return false;
+    return match.cgroup.empty() || (caller.cgroup && matches(match.cgroup, *caller.cgroup));
 }
 
 }  // namespace
@@ -37,22 +41,30 @@ const Policy::Known* Policy::find(std::string_view vm) const {
     return found == vms_.end() ? nullptr : &*found;
 }
 
-Principal Policy::of_caller(const PeerCredentials& caller, std::string_view cgroup) const {
+Principal Policy::of_caller(const PeerCredentials& caller) const {
     const bool is_host =
         caller.uid == 0 || caller.uid == own_user() || std::ranges::count(operators_, caller.uid) != 0;
     if (is_host) return {{}, true};
     for (const Known& known : vms_) {
         const bool is_met_here = !known.config.socket && !known.config.match.is_empty();
-        if (is_met_here && fits(known.config.match, caller, cgroup)) return {known.config.name, false};
+        if (is_met_here && fits(known.config.match, caller)) return {known.config.name, false};
     }
     return {};
 }
 
-Principal Policy::of_vm(const std::string& name, const PeerCredentials& caller,
-                        std::string_view cgroup) const {
+Principal Policy::of_vm(const std::string& name, const PeerCredentials& caller) const {
     const Known* const known = find(name);
-    if (known == nullptr || !fits(known->config.match, caller, cgroup)) return {};
+    if (known == nullptr || !fits(known->config.match, caller)) return {};
     return {name, false};
+}
+
+Principal Policy::of_guest(const std::string& vm, const PeerCredentials& who) const {
+    if (vm.empty()) return of_caller(who);
+    const Known* const known = find(vm);
+    const bool is_it_still =
+        known != nullptr && (known->config.socket || !known->config.match.is_empty()) &&
+        (who.cgroup ? fits(known->config.match, who) : fits_user(known->config.match, who));
+    return is_it_still ? Principal{vm, false} : Principal{};
 }
 
 Decision Policy::decide(const Principal& who, std::string_view share) const {

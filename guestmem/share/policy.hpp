@@ -38,11 +38,14 @@ class Policy {
 public:
     explicit Policy(const ServiceConfig& config);
 
-    /// On the common control socket; `cgroup` of that process, where a VM is known by one.
-    [[nodiscard]] Principal of_caller(const PeerCredentials& caller, std::string_view cgroup) const;
+    /// On the common control socket. A control group that could not be told fits no pattern.
+    [[nodiscard]] Principal of_caller(const PeerCredentials& caller) const;
     /// On a VM's own socket: nobody known where its `who` does not fit.
-    [[nodiscard]] Principal of_vm(const std::string& name, const PeerCredentials& caller,
-                                  std::string_view cgroup) const;
+    [[nodiscard]] Principal of_vm(const std::string& name, const PeerCredentials& caller) const;
+    /// Who somebody is from here on that was let in as this VM (empty: as the host) by a control socket; nobody known
+    /// where it is not that VM any more. A control group that is not known any more is passed over: it was asked for
+    /// when it came.
+    [[nodiscard]] Principal of_guest(const std::string& vm, const PeerCredentials& who) const;
     /// Whether any VM is known by its control group, so that it has to be asked for.
     [[nodiscard]] bool needs_cgroups() const { return needs_cgroups_; }
 

@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 
 #include <cerrno>
+#include <optional>
+#include <string>
+#include <utility>
 
 #include "guestmem/sys/host.hpp"
 
@@ -15,8 +18,8 @@ using ::testing::Not;
 
 constexpr std::uint32_t somebody = 4242;
 
-PeerCredentials caller(std::uint32_t uid, std::uint32_t gid = 7) {
-    return {.pid = 1, .uid = uid, .gid = gid};
+PeerCredentials caller(std::uint32_t uid, std::optional<std::string> cgroup = {}) {
+    return {.pid = 1, .uid = uid, .gid = 7, .cgroup = std::move(cgroup)};
 }
 
 ServiceConfig two_vms() {
@@ -41,22 +44,22 @@ ServiceConfig two_vms() {
 
 TEST(Policy, KnowsTheHostItsOperatorsAndVmsByWhatTheKernelSays) {
     const Policy policy{two_vms()};
-    EXPECT_TRUE(policy.of_caller(caller(0), {}).is_host);
-    EXPECT_TRUE(policy.of_caller(caller(own_user()), {}).is_host);
-    EXPECT_TRUE(policy.of_caller(caller(1000), {}).is_host);
-    EXPECT_EQ(policy.of_caller(caller(somebody), {}).vm, "linux");
-    EXPECT_FALSE(policy.of_caller(caller(somebody), {}).is_host);
-    EXPECT_FALSE(policy.of_caller(caller(9), {}).is_known());
-    EXPECT_FALSE(policy.of_caller(caller(9), "/machine.slice/a").is_known()) << "it has a socket of its own";
+    EXPECT_TRUE(policy.of_caller(caller(0)).is_host);
+    EXPECT_TRUE(policy.of_caller(caller(own_user())).is_host);
+    EXPECT_TRUE(policy.of_caller(caller(1000)).is_host);
+    EXPECT_EQ(policy.of_caller(caller(somebody)).vm, "linux");
+    EXPECT_FALSE(policy.of_caller(caller(somebody)).is_host);
+    EXPECT_FALSE(policy.of_caller(caller(9)).is_known());
+    EXPECT_FALSE(policy.of_caller(caller(9, "/machine.slice/a")).is_known()) << "it has a socket of its own";
     EXPECT_TRUE(policy.needs_cgroups());
 }
 
 TEST(Policy, AVmsOwnSocketIsForWhomItsWhoFits) {
     const Policy policy{two_vms()};
-    EXPECT_EQ(policy.of_vm("boxed", caller(9), "/machine.slice/a").vm, "boxed");
-    EXPECT_FALSE(policy.of_vm("boxed", caller(0), "/user.slice").is_known()) << "root, too, is asked";
-    EXPECT_FALSE(policy.of_vm("boxed", caller(9), "").is_known()) << "who cannot be told does not fit";
-    EXPECT_FALSE(policy.of_vm("nobody", caller(9), "").is_known());
+    EXPECT_EQ(policy.of_vm("boxed", caller(9, "/machine.slice/a")).vm, "boxed");
+    EXPECT_FALSE(policy.of_vm("boxed", caller(0, "/user.slice")).is_known()) << "root, too, is asked";
+    EXPECT_FALSE(policy.of_vm("boxed", caller(9)).is_known()) << "who cannot be told does not fit";
+    EXPECT_FALSE(policy.of_vm("nobody", caller(9, "")).is_known());
 }
 
 TEST(Policy, ARefusalNamesTheRuleInTheLogAndNothingToTheCaller) {

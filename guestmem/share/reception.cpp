@@ -22,6 +22,11 @@ constexpr int accept_backlog = 128;
 /// Beyond the slots: those that are being refused.
 constexpr std::size_t spare_connections_per_door = 8;
 
+/// On whose account a connection is buried: of its door, or of a tool's user.
+std::string party_of(const std::string& door, std::uint32_t uid) {
+    return door.empty() ? fmt::format("uid {}", uid) : door;
+}
+
 std::string errno_name(int os_error) {
     const char* const name = ::strerrorname_np(os_error);
     return name == nullptr ? std::to_string(os_error) : name;
@@ -102,8 +107,8 @@ void Reception::close(std::string_view path) {
 
 /// One connection a turn, late: a client that closed before another one connected has left before it is admitted.
 void Reception::accept(Door& door) {
-    if (undertaker_->is_full()) {
-        // Too many closings wait already; the tick opens this door again.
+    if (!undertaker_->has_room(door.config.socket.path)) {
+        // Too many that came through it wait to be closed; the tick opens it again.
         door.accepting = EventSource{};
         return host_.on_work_left();
     }
@@ -122,7 +127,7 @@ void Reception::handle_accept_failure(Door& door, const Error& error) {
         auto stream = door.listener.accept();
         if (stream && *stream) {
             dismiss(**stream, error.os_error());
-            undertaker_->bury(std::move(**stream));
+            undertaker_->bury(std::move(**stream), door.config.socket.path);
         }
         auto reserve = open_file("/dev/null", OpenMode::read);
         if (reserve) {
@@ -149,7 +154,8 @@ void Reception::greet(Door& door, UnixStream stream) {
     if (!who) {
         say(LogLevel::error, who.error().message());
         dismiss(stream, EIO);
-        return undertaker_->bury(std::move(stream));
+        undertaker_->bury(std::move(stream), door.config.socket.path);
+        return;
     }
     Entrant entrant{.stream = std::move(stream),
                     .who = *who,
@@ -162,11 +168,13 @@ void Reception::greet(Door& door, UnixStream stream) {
         has_room = Error{
             Errc::exhausted, EUSERS,
             fmt::format("{} has {} connections already", door.config.socket.path, door.count_connections)};
+    if (has_room) has_room = host_.legacy.check_room(1);
     if (!has_room) {
         say(LogLevel::warning, fmt::format("share '{}': refused {}: {}", door.config.share, entrant.to_text(),
                                            has_room.error().message()));
-        dismiss(entrant.stream, EUSERS);
-        return undertaker_->bury(std::move(entrant.stream));
+        dismiss(entrant.stream, has_room.error().os_error());
+        undertaker_->bury(std::move(entrant.stream), door.config.socket.path);
+        return;
     }
     count(entrant);
     if (auto status = entrant.stream.set_send_buffer(send_buffer_bytes); !status) {
@@ -184,6 +192,9 @@ void Reception::greet(Door& door, UnixStream stream) {
 void Reception::greet_again(Entrant entrant) {
     Door* const door = find(entrant.door);
     if (door == nullptr) return refuse(std::move(entrant), ESHUTDOWN, "its socket is not served any more");
+    // The configuration may have given the door to another VM.
+    entrant.vm = door->config.vm;
+    if (entrant.record != nullptr) entrant.record->vm.set(entrant.vm);
     entrant.wish = door->config.slots.empty() ? Wish::lowest : Wish::own;
     entrant.own_slots = door->config.slots;
     auto admitted = host_.admit(door->config, entrant);
@@ -194,6 +205,11 @@ void Reception::greet_again(Entrant entrant) {
 
 Result<void> Reception::enter(Entrant& entrant) {
     GM_TRY(check_user(entrant.who.uid));
+    GM_TRY(host_.legacy.check_room(entrant.bell ? 2 : 1));
+    if (!undertaker_->has_room(party_of(entrant.door, entrant.who.uid)))
+        return Error{
+            Errc::exhausted, EUSERS,
+            fmt::format("connections of uid {} take long to close; try again later", entrant.who.uid)};
     GM_TRY(entrant.stream.set_send_buffer(send_buffer_bytes));
     count(entrant);
     enter_in_journal(entrant);
@@ -284,7 +300,7 @@ void Reception::release(Entrant entrant) {
         if (unread && *unread && (*unread)->has_fds) host_.legacy.sync(now);
     }
     UnixStream stream = std::move(entrant.stream);
-    undertaker_->bury(std::move(stream),
+    undertaker_->bury(std::move(stream), party_of(entrant.door, entrant.who.uid),
                       [this, door = entrant.door, uid = entrant.who.uid] { forget(door, uid); });
 }
 
@@ -330,7 +346,7 @@ void Reception::dismiss_waiting(Door& door) {
         auto stream = door.listener.accept();
         if (!stream || !*stream) break;
         dismiss(**stream, ESHUTDOWN);
-        undertaker_->bury(std::move(**stream));
+        undertaker_->bury(std::move(**stream), door.config.socket.path);
     }
 }
 

@@ -24,7 +24,8 @@
 /// in the journal and given to the keeper; then `admit` decides.
 /// Contract: a refusal is the version message with -errno, then silence until the client closes: QEMU spins for ever on
 /// a bare close during the handshake. Refusals held are bounded in number and time; one log line tells why.
-/// A connection counts until it is closed, also with a keeper: what the keeper has of it is closed first.
+/// A connection counts until it is closed, also with a keeper: what the keeper has of it is closed first. While too
+/// many that came through one door close slowly, that door takes nobody; the others do.
 /// Out of descriptors, newcomers are refused until some are free again.
 /// close_all() ends it for good; abandon() leaves everything to the next instance.
 /// Lifetime: what ReceptionHost names outlives it; it does not move (handlers know its address).
@@ -82,7 +83,8 @@ public:
     bool tick(std::uint64_t now_ms);
     void close_all();
     void abandon();
-    /// The keeper is another one: it gets every listener and every refused client.
+    /// The keeper is another one: it gets every listener. Those who were told no, or wait to be closed, have no record
+    /// in the journal: the next instance would not know what to do with them.
     void refill();
     /// A number for a listener with the keeper that nobody has; also for sockets that are no doors.
     [[nodiscard]] KeptKey take_listener_key() { return {KeptKind::listener, 0, next_listener_++}; }

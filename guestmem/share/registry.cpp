@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 
 #include "guestmem/base/sizes.hpp"
 
@@ -25,16 +26,19 @@ void write_record(ShareRecord& record, const ShareConfig& config, const std::str
     record.is_dynamic = config.is_dynamic ? 1 : 0;
 }
 
-Error beyond(std::string_view whose, std::string_view what, std::uint64_t would_be, std::uint64_t limit) {
-    return Error{Errc::exhausted, EDQUOT,
-                 fmt::format("{}: {} {} would be beyond the limit of {}", whose, would_be, what, limit)};
+/// The first limit that somebody with this usage would be beyond.
+std::optional<Excess> find_excess(const Usage& with, const UsageLimits& limits) {
+    if (with.shares > limits.shares) return Excess{"shares", with.shares, limits.shares};
+    if (with.bytes > limits.bytes) return Excess{"bytes of shares", with.bytes, limits.bytes};
+    if (with.vectors > limits.vectors) return Excess{"doorbells", with.vectors, limits.vectors};
+    if (with.peers > limits.peers) return Excess{"peers", with.peers, limits.peers};
+    return std::nullopt;
 }
 
-Result<void> check_counts(std::string_view whose, const Usage& with, const UsageLimits& limits) {
-    if (with.shares > limits.shares) return beyond(whose, "shares", with.shares, limits.shares);
-    if (with.bytes > limits.bytes) return beyond(whose, "bytes of shares", with.bytes, limits.bytes);
-    if (with.vectors > limits.vectors) return beyond(whose, "doorbells", with.vectors, limits.vectors);
-    return {};
+Error beyond(std::string_view whose, const Excess& excess) {
+    return Error{Errc::exhausted, EDQUOT,
+                 fmt::format("{}: {} {} would be beyond the limit of {}", whose, excess.would_be, excess.what,
+                             excess.limit)};
 }
 
 /// Whether two shares would have the same file or shm object.
@@ -80,7 +84,13 @@ Result<Hall*> Registry::make(const ShareConfig& config, const std::string& maker
         Journal::remove(*record);
         return std::move(share).error();
     }
-    host_.legacy.keep(share->kept_parts(), host_.loop.now_ms());
+    const std::vector<KeepRequest> parts = share->kept_parts();
+    if (auto has_room = host_.legacy.check_room(parts.size()); !has_room) {
+        Journal::remove(*record);
+        return Error{has_room.error().code(), has_room.error().os_error(),
+                     fmt::format("share '{}': {}", config.name, has_room.error().message())};
+    }
+    host_.legacy.keep(parts, host_.loop.now_ms());
     record->stage.store(share->backing().is_complete() ? ShareStage::ready : ShareStage::blank);
     return &halls_.emplace_back(host_, std::move(*share), *record, owned_slots);
 }
@@ -88,7 +98,9 @@ Result<Hall*> Registry::make(const ShareConfig& config, const std::string& maker
 Result<Hall*> Registry::adopt(ShareRecord& record, Share::Parts parts,
                               std::span<const std::uint32_t> owned_slots) {
     Share share = GM_TRY(Share::adopt(config_of(record), record.number, std::move(parts)));
-    if (record.stage.load() == ShareStage::blank) share.backing().begin_clear();
+    // Nobody clears what is kept: such a one was only getting its pages.
+    const bool is_blank = record.stage.load() == ShareStage::blank;
+    if (is_blank && !share.config().is_kept) share.backing().begin_clear();
     Hall& hall = halls_.emplace_back(host_, std::move(share), record, owned_slots);
     hall.mark_inherited();
     return &hall;
@@ -152,14 +164,22 @@ Usage Registry::usage_of(std::string_view vm) const {
     return usage;
 }
 
+Error Registry::beyond_totals(std::string_view vm, const Excess& excess) const {
+    Error error = beyond("all VMs together", excess);
+    if (vm.empty()) return error;
+    host_.log.write(LogLevel::warning, fmt::format("vm '{}': {}", vm, error.message()), host_.loop.now_ms());
+    return Error{Errc::exhausted, EDQUOT,
+                 fmt::format("all VMs together are at their limit of {}", excess.what)};
+}
+
 Result<void> Registry::check_peer(std::string_view vm, const UsageLimits* limits,
                                   const UsageLimits& totals) const {
-    std::uint64_t count = 1;
-    for (const Hall& hall : halls_) count += hall.peers().size();
-    if (count > totals.peers) return beyond("all VMs together", "peers", count, totals.peers);
+    Usage in_all{.peers = 1};
+    for (const Hall& hall : halls_) in_all.peers += hall.peers().size();
+    if (const auto excess = find_excess(in_all, totals)) return beyond_totals(vm, *excess);
     if (limits == nullptr || limits->peers >= UsageLimits{}.peers) return {};
-    const std::uint64_t own = usage_of(vm).peers + 1;
-    if (own > limits->peers) return beyond(fmt::format("vm '{}'", vm), "peers", own, limits->peers);
+    const Usage own{.peers = usage_of(vm).peers + 1};
+    if (const auto excess = find_excess(own, *limits)) return beyond(fmt::format("vm '{}'", vm), *excess);
     return {};
 }
 
@@ -169,11 +189,15 @@ Result<void> Registry::check_share(const ShareConfig& config, std::string_view v
         ++usage.shares;
         usage.bytes += extent_of(config.size_bytes);
         usage.vectors += std::uint64_t{config.slots} * config.vectors;
+        // Who makes one comes in by another question.
+        usage.peers = 0;
         return usage;
     };
-    GM_TRY(check_counts("all VMs together", with(usage_of({})), totals));
+    if (const auto excess = find_excess(with(usage_of({})), totals)) return beyond_totals(vm, *excess);
     if (limits == nullptr) return {};
-    return check_counts(fmt::format("vm '{}'", vm), with(usage_of(vm)), *limits);
+    if (const auto excess = find_excess(with(usage_of(vm)), *limits))
+        return beyond(fmt::format("vm '{}'", vm), *excess);
+    return {};
 }
 
 void Registry::refill() {

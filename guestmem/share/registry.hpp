@@ -17,8 +17,9 @@
 ///
 /// Concepts: a static share is as old as the service or its configuration; a dynamic one is gone with its last peer.
 /// Contract: make() enters a share in the journal and gives it to the keeper before anybody can hear of it; with
-/// Pages::now all its memory is there when it returns. What is over is removed by sweep(), which every look-up does
-/// first: a name is free again once its last peer has gone.
+/// Pages::now all its memory is there when it returns, with Pages::later there is room for it and work() brings it.
+/// What is over is removed by sweep(), which every look-up does first: a name is free again once its last peer has
+/// gone.
 /// Lifetime: the host's parts outlive it. Hall addresses stay until they are removed.
 /// Threads: the owner's loop.
 /// Cost: a look-up is linear in the number of shares.
@@ -31,6 +32,13 @@ struct Usage {
     std::uint64_t bytes = 0;
     std::uint64_t vectors = 0;
     std::uint64_t peers = 0;
+};
+
+/// What would be too much.
+struct Excess {
+    std::string_view what;
+    std::uint64_t would_be = 0;
+    std::uint64_t limit = 0;
 };
 
 enum class Pages : std::uint8_t { now, later };
@@ -61,7 +69,8 @@ public:
 
     /// Of one VM; of all, and of whatever they made, where `vm` is empty.
     [[nodiscard]] Usage usage_of(std::string_view vm) const;
-    /// Whether one more peer, or one more share, stays within the limits; the error names the limit.
+    /// Whether one more peer, or one more share, stays within the limits; the error names the limit. What all of them
+    /// have together is the host's business: a VM is told which limit is reached, and the log has the numbers.
     [[nodiscard]] Result<void> check_peer(std::string_view vm, const UsageLimits* limits,
                                           const UsageLimits& totals) const;
     [[nodiscard]] Result<void> check_share(const ShareConfig& config, std::string_view vm,
@@ -71,6 +80,7 @@ public:
     void remove_names();
 
 private:
+    [[nodiscard]] Error beyond_totals(std::string_view vm, const Excess& excess) const;
     [[nodiscard]] Result<Share> make_share(const ShareConfig& config, ShareRecord& record, Pages pages);
 
     HallHost host_;

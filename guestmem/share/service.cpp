@@ -32,14 +32,10 @@ std::uint32_t count_slots(const ServiceConfig& config) {
     return count;
 }
 
-/// The path of the control group of a process; empty where it cannot be told.
-std::string cgroup_of(std::int32_t pid) {
-    constexpr std::size_t limit_bytes = 64 * 1024;
-    const auto text = read_text_file(fmt::format("/proc/{}/cgroup", pid), limit_bytes);
-    if (!text) return {};
-    const std::size_t begin = text->find("0::");
-    if (begin == std::string::npos || (begin != 0 && (*text)[begin - 1] != '\n')) return {};
-    return text->substr(begin + 3, text->find('\n', begin) - begin - 3);
+/// Messages that may wait for a peer of this VM beside its handshake.
+std::uint32_t max_queued_of(const UsageLimits* limits) {
+    if (limits == nullptr) return UINT32_MAX;
+    return static_cast<std::uint32_t>(std::min<std::uint64_t>(limits->queued_messages, UINT32_MAX));
 }
 
 }  // namespace
@@ -50,16 +46,33 @@ void fill_in_limits(ServiceConfig& config) {
 }
 
 std::uint64_t descriptors_needed(const ServiceConfig& config) {
-    std::uint64_t count = spare_descriptors + control::max_connections + max_burials + config.doors.size() +
-                          config.limits.refusals_held;
+    std::uint64_t count = spare_descriptors + control::max_connections + max_burials +
+                          2 * config.doors.size() + config.limits.refusals_held;
     for (const VmConfig& vm : config.vms)
         if (vm.socket) count += 1 + office_connections;
     for (const ShareConfig& share : config.shares) {
-        // Memory and presence, each also read-only; the doorbells; a connection for each slot, and its sender page.
-        count += 4 + std::uint64_t{share.slots} * share.vectors + share.slots;
+        // Memory and presence, each also read-only; the doorbells; for each slot a connection, a session's bell, and
+        // its sender page.
+        count += 4 + std::uint64_t{share.slots} * share.vectors + 2 * std::uint64_t{share.slots};
         if (share.ids == IdPolicy::stable && share.slots <= max_senders) count += 2 * share.slots;
     }
     return count;
+}
+
+/// A session's answer holds a slot, all others carry memory at most.
+std::uint64_t descriptors_in_answers(const ServiceConfig& config) {
+    constexpr std::uint64_t of_memory = 2;  // memory, presence
+    std::uint64_t of_session = 3;           // stream, presence, bell
+    std::uint64_t connections = control::max_connections;
+    for (const VmConfig& vm : config.vms)
+        if (vm.socket) connections += office_connections;
+    std::uint64_t senders = 0;
+    for (const ShareConfig& share : config.shares)
+        if (share.ids == IdPolicy::stable && share.slots <= max_senders)
+            senders = std::max<std::uint64_t>(senders, share.slots);
+    of_session += senders;
+    const std::uint64_t sessions = std::min<std::uint64_t>(connections, count_slots(config));
+    return sessions * of_session + (connections - sessions) * of_memory;
 }
 
 Service::State::State(EventLoop& loop, Log& log, ServiceConfig config, ServiceOptions options)
@@ -118,6 +131,13 @@ Result<void> Service::State::check_descriptors() const {
                 "this configuration needs {} descriptors and the limit (RLIMIT_NOFILE) is {}: raise it "
                 "with 'ulimit -n {}' or LimitNOFILE={}, or serve fewer slots and vectors",
                 needed, limit, needed, needed)};
+    if (const std::uint64_t in_answers = descriptors_in_answers(config_); needed + in_answers > limit)
+        log_.write(
+            LogLevel::warning,
+            fmt::format("if all callers of the control sockets stopped reading their answers at once, {} "
+                        "descriptors would be open, and the limit (RLIMIT_NOFILE) is {}: newcomers would be "
+                        "refused until some are read",
+                        needed + in_answers, limit));
     for (const ShareConfig& share : config_.shares) {
         const std::uint64_t client_needs = std::uint64_t{share.slots} * share.vectors + client_descriptors;
         if (client_needs > usual_descriptor_limit)
@@ -143,6 +163,7 @@ Result<void> Service::State::make_parts(Journal journal) {
     legacy_.emplace(std::move(journal), std::move(options_.inheritance.keeper), limiter_);
     ticker_ = GM_TRY(loop_.add_timer(service_tick_ms, [this] { tick(); }));
     is_ticking_ = true;
+    legacy_->call_when_behind([this] { wake_tick(); });
     chores_ = GM_TRY(loop_.add_timer(0, [this] { do_chores(); }));
     reception_ = GM_TRY(Reception::create(
         {.loop = loop_,
@@ -188,10 +209,7 @@ Result<void> Service::State::make_parts(Journal journal) {
 
 Result<void> Service::State::start() {
     GM_TRY(check_before_anything_is_touched());
-    Heritage heritage;
-    for (KeptFd& kept : options_.inheritance.kept)
-        heritage.kept.insert_or_assign(kept.key, std::move(kept.fd));
-    options_.inheritance.kept.clear();
+    Heritage heritage{std::exchange(options_.inheritance.kept, {})};
     Journal journal = GM_TRY(take_journal(heritage));
     GM_TRY(make_parts(std::move(journal)));
     // One that came from the keeper is there: to give it again would take it away for a moment.
@@ -209,6 +227,8 @@ Result<void> Service::State::start() {
 }
 
 Result<void> Service::State::open_everything(Heritage& heritage) {
+    // Clients of an instance before do not wait for the pages of a share that they are not in.
+    const Pages pages = legacy_->journal().generation() == 1 ? Pages::now : Pages::later;
     for (const ShareConfig& share : config_.shares) {
         const auto owned = owned_slots(config_, share.name);
         Hall* const hall = registry_->find(share.name);
@@ -219,7 +239,7 @@ Result<void> Service::State::open_everything(Heritage& heritage) {
                     "they have left and the configuration is read again",
                     share.name, share.path, registry_->find_by_path(share)->share().config().name));
         } else if (hall == nullptr) {
-            static_cast<void>(GM_TRY(registry_->make(share, {}, Pages::now, owned)));
+            static_cast<void>(GM_TRY(registry_->make(share, {}, pages, owned)));
         } else {
             hall->set_owned(owned);
         }
@@ -244,7 +264,7 @@ Result<void> Service::State::open_office(const std::string& vm, const ListenOpti
         key = reception_->take_listener_key();
         legacy_->keep(*key, listener.view(), loop_.now_ms());
     }
-    control::ServerOptions options{.socket = socket};
+    control::ServerOptions options{.socket = socket, .wants_cgroup = true};
     if (!vm.empty()) options.max_connections = office_connections;
     // The handler knows its office, whose VM a reload may change.
     Office& office = offices_.emplace_back();
@@ -276,10 +296,18 @@ void Service::State::close_office(const std::string& path) {
 
 Result<control::Outcome> Service::State::answer(const Office& office, const PeerCredentials& caller,
                                                 const control::Request& request) {
-    const std::string cgroup = policy_.needs_cgroups() ? cgroup_of(caller.pid) : std::string{};
     const std::string& vm = office.vm;
-    if (vm.empty()) return desk_->answer(policy_.of_caller(caller, cgroup), caller, request);
-    const Principal who = policy_.of_vm(vm, caller, cgroup);
+    if (vm.empty()) {
+        const Principal who = policy_.of_caller(caller);
+        // Without its control group it could be taken for another VM of the same user.
+        if (who.is_host || caller.cgroup || !policy_.needs_cgroups())
+            return desk_->answer(who, caller, request);
+        say(LogLevel::warning,
+            fmt::format("refused pid {}, uid {}: its control group cannot be told", caller.pid, caller.uid));
+        return Error{Errc::permission_denied, EACCES,
+                     "who this is cannot be told: ask from the process that has connected"};
+    }
+    const Principal who = policy_.of_vm(vm, caller);
     if (who.is_known()) return desk_->answer(who, caller, request);
     say(LogLevel::warning,
         fmt::format("refused pid {}, uid {} at the socket of vm '{}': its 'who' does not fit", caller.pid,
@@ -301,13 +329,12 @@ Result<std::uint32_t> Service::State::admit(const DoorConfig& door, Entrant& ent
         return Error{Errc::unavailable, ESHUTDOWN, "the configuration has this share no more"};
     const UsageLimits* const limits = policy_.limits_of(door.vm);
     GM_TRY(registry_->check_peer(door.vm, limits, config_.totals));
-    if (limits != nullptr)
-        entrant.max_queued =
-            static_cast<std::uint32_t>(std::min<std::uint64_t>(limits->queued_messages, UINT32_MAX));
+    entrant.max_queued = max_queued_of(limits);
     return hall->admit(entrant);
 }
 
 Result<std::uint32_t> Service::State::admit_tool(Hall& hall, Entrant entrant) {
+    entrant.max_queued = max_queued_of(policy_.limits_of(entrant.vm));
     GM_TRY(reception_->enter(entrant));
     auto admitted = hall.admit(entrant);
     // The stream is still the entrant's only when it was not admitted.
@@ -339,6 +366,7 @@ void Service::State::tick() {
     bool is_waiting = false;
     for (Hall& hall : registry_->halls()) is_waiting = hall.tick(now) || is_waiting;
     is_waiting = reception_->tick(now) || is_waiting;
+    is_waiting = legacy_->catch_up(now, [this] { offer_everything(); }) || is_waiting;
     if (legacy_->has_failed() && options_.revive_keeper) {
         if (now >= next_revival_ms_) revive_keeper();
         is_waiting = is_waiting || legacy_->has_failed();
@@ -384,17 +412,20 @@ void Service::State::revive_keeper() {
         say(LogLevel::error, fmt::format("no keeper: {}", keeper.error().message()));
         return wake_tick();
     }
-    legacy_->replace_keeper(std::move(*keeper));
+    legacy_->replace_keeper(std::move(*keeper), loop_.now_ms(), [this] { offer_everything(); });
+    if (!legacy_->has_failed()) revival_pause_ms_ = first_revival_pause_ms;
+    if (!legacy_->has_failed() && !legacy_->is_behind())
+        say(LogLevel::info, fmt::format("the {} holds everything", legacy_->keeper()->describe()));
+    watch_keeper();
+}
+
+void Service::State::offer_everything() {
     const std::uint64_t now = loop_.now_ms();
     legacy_->keep({KeptKind::journal, 0, 0}, legacy_->journal().memory(), now);
     registry_->refill();
     reception_->refill();
     for (const Office& office : offices_)
         if (office.key) legacy_->keep(*office.key, office.server->listener().view(), now);
-    if (!legacy_->has_failed()) revival_pause_ms_ = first_revival_pause_ms;
-    if (!legacy_->has_failed())
-        say(LogLevel::info, fmt::format("the {} holds everything", legacy_->keeper()->describe()));
-    watch_keeper();
 }
 
 Result<void> Service::State::retire() {
@@ -404,6 +435,10 @@ Result<void> Service::State::retire() {
             "there is no keeper: nobody would hold what the next instance needs; start the service with "
             "--keeper, or under a service manager that stores descriptors"};
     GM_TRY(legacy_->keeper()->sync());
+    if (legacy_->catch_up(loop_.now_ms(), [this] { offer_everything(); }))
+        return Error{
+            Errc::busy, EBUSY,
+            fmt::format("the {} does not hold everything yet; try again", legacy_->keeper()->describe())};
     abandon();
     return {};
 }

@@ -73,5 +73,7 @@ private:
 
 /// How many descriptors the service needs for this configuration when every slot is taken.
 [[nodiscard]] std::uint64_t descriptors_needed(const ServiceConfig& config);
+/// How many more callers could hold that do not read their answers: a limit below both together is worth a warning.
+[[nodiscard]] std::uint64_t descriptors_in_answers(const ServiceConfig& config);
 
 }  // namespace guestmem::share

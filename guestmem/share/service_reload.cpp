@@ -73,7 +73,8 @@ Result<void> Service::State::make_what_is_new(const ServiceConfig& next, Undo& u
     for (const ShareConfig& share : next.shares) {
         const Hall* const hall = registry_->find(share.name);
         if (hall != nullptr && is_same_share(share, hall->share().config())) continue;
-        undo.made.push_back(GM_TRY(registry_->make(share, {}, Pages::now, owned_slots(next, share.name))));
+        // That there is room is asked at once; the pages come between the others' turns.
+        undo.made.push_back(GM_TRY(registry_->make(share, {}, Pages::later, owned_slots(next, share.name))));
     }
     for (const DoorConfig& door : next.doors) {
         const DoorConfig* const before = find_door(config_, door.socket.path);
@@ -92,8 +93,8 @@ Result<void> Service::State::make_what_is_new(const ServiceConfig& next, Undo& u
             GM_TRY(open_office(vm, socket, std::nullopt));
             undo.offices.push_back(socket.path);
         } else if (!is_same_access(office->socket, socket) && office->server->listener().is_owner()) {
-            GM_TRY(office->server->listener().set_access(socket));
             undo.accesses.push_back(office->socket);
+            GM_TRY(office->server->listener().set_access(socket));
             office->socket = socket;
         }
         return {};
@@ -140,6 +141,8 @@ void Service::State::drop_what_is_gone(const ServiceConfig& next, std::vector<st
             changes.push_back(
                 fmt::format("socket {}: of vm '{}' from here on", office.socket.path, owner->name));
             office.vm = owner->name;
+            // Who has connected did so at the other VM's socket.
+            office.server->drop_connections();
         }
     }
     for (const std::string& path : closed) {
@@ -168,12 +171,19 @@ void Service::State::review_rights(std::vector<std::string>& changes) {
         hall.set_owned(owned_slots(config_, name));
         hall.review(
             [&](const Entrant& entrant) -> std::optional<Permissions> {
-                if (entrant.vm.empty()) return Permissions{};
-                const Decision decision = policy_.decide({entrant.vm, false}, name);
+                // Who came through an unnamed door: no rule holds there.
+                if (!entrant.is_tool && entrant.vm.empty()) return Permissions{};
+                const Principal who = entrant.is_tool ? policy_.of_guest(entrant.vm, entrant.who)
+                                                      : Principal{entrant.vm, false};
+                const Decision decision = policy_.decide(who, name);
                 if (!decision.is_allowed || !decision.permissions.may_attach) return std::nullopt;
                 return decision.permissions;
             },
             changes);
+        hall.limit_queues([&](const Entrant& entrant) {
+            const UsageLimits* const limits = policy_.limits_of(entrant.vm);
+            return limits == nullptr ? std::uint64_t{UINT32_MAX} : limits->queued_messages;
+        });
     }
 }
 

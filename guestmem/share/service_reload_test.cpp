@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gmock/gmock.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "guestmem/base/check.hpp"
 #include "guestmem/control/wire.hpp"
 #include "guestmem/share/calls.hpp"
 #include "guestmem/share/ivshmem/client.hpp"
@@ -184,6 +191,146 @@ TEST_F(Reload, WhoLosesARightIsShownAndStaysAndComesInNoMore) {
     next_.vms[0].rules.clear();
     ASSERT_TRUE(service_->reload());
     EXPECT_TRUE(join("linux.sock"));
+}
+
+TEST_F(Reload, TakesNoTimeForThePagesOfANewShare) {
+    next_.shares.push_back(share("n"));
+    next_.shares[1].size_bytes = 64 << 20;
+    next_.doors.push_back(door("n", {}, "n.sock"));
+    ASSERT_TRUE(service_->reload());
+    // A chunk a turn at the most, and there are more chunks than turns in a question.
+    EXPECT_EQ(status_of("n").summary.stage, "blank");
+    EXPECT_TRUE(join("m.sock"));
+    const auto peer = join("n.sock");
+    EXPECT_TRUE(peer) << "when its pages are there";
+    EXPECT_EQ(status_of("n").summary.stage, "ready");
+}
+
+TEST_F(Reload, AShareForWhichThereIsNoRoomIsRefused) {
+    next_.shares.push_back(share("n"));
+    next_.shares[1].size_bytes = max_size_bytes;
+    const auto refused = service_->reload();
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::exhausted);
+    EXPECT_EQ(shares(), std::vector<std::string>{"m"});
+}
+
+TEST_F(Reload, ASocketThatIsAnotherVmsDropsWhoWasThere) {
+    next_.vms[0].socket = ListenOptions{.path = folder_.path_of("office")};
+    ASSERT_TRUE(service_->reload());
+    const UnixStream before = UnixStream::connect(folder_.path_of("office")).value();
+    ASSERT_TRUE(before.set_nonblocking());
+    turn();
+    std::array<std::byte, 16> buffer{};
+    EXPECT_FALSE(before.receive(buffer).value().has_value());
+    next_.vms.push_back(vm("other", {}));
+    next_.vms[1].socket = std::exchange(next_.vms[0].socket, std::nullopt);
+    const auto changes = service_->reload();
+    ASSERT_TRUE(changes) << changes.error().message();
+    EXPECT_THAT(*changes, Contains(HasSubstr("of vm 'other' from here on")));
+    turn();
+    const auto end = before.receive(buffer);
+    EXPECT_TRUE(!end || (*end && (*end)->count_bytes == 0)) << "the connection is still open";
+}
+
+TEST_F(Reload, AChangeOfAccessThatFailsHalfWayIsTakenBack) {
+    if (::geteuid() != 0) GTEST_SKIP() << "only root can give a file away";
+    const auto group_of = [&](const std::string& name) {
+        struct stat status{};
+        EXPECT_EQ(::stat(folder_.path_of(name).c_str(), &status), 0);
+        return status.st_gid;
+    };
+    next_.control.socket.group = 4243;
+    {
+        const FaultInjector injector{0, {.only = SysCall::fchmod}};
+        EXPECT_FALSE(service_->reload());
+        EXPECT_TRUE(injector.has_fired());
+    }
+    EXPECT_EQ(group_of("control"), ::getegid());
+    next_.doors[0].socket.group = 4244;
+    ASSERT_TRUE(service_->reload());
+    EXPECT_EQ(group_of("control"), 4243U);
+    EXPECT_EQ(group_of("m.sock"), 4244U);
+    next_.control.socket.group.reset();
+    next_.doors[0].socket.group.reset();
+    ASSERT_TRUE(service_->reload());
+    EXPECT_EQ(group_of("control"), ::getegid());
+    EXPECT_EQ(group_of("m.sock"), ::getegid());
+}
+
+/// Another user to the kernel, for this thread and as long as it lives; only root can become one.
+class AsUser {
+public:
+    explicit AsUser(std::uint32_t id) { GM_CHECK(::syscall(SYS_setresuid, -1, id, -1) == 0); }
+    AsUser(const AsUser&) = delete;
+    AsUser& operator=(const AsUser&) = delete;
+    ~AsUser() { GM_CHECK(::syscall(SYS_setresuid, -1, 0, -1) == 0); }
+};
+
+TEST_F(Reload, AToolIsWhoItWouldBeFromHereOn) {
+    if (::geteuid() != 0) GTEST_SKIP() << "only root can become another user";
+    std::filesystem::permissions(folder_.path(), std::filesystem::perms{0755});
+    constexpr std::uint32_t somebody = 4242;
+    constexpr std::uint32_t helper = 4243;
+    next_.control.operators = {helper};
+    next_.control.socket.mode = 0666;
+    next_.vms[0].match.user = somebody;
+    next_.vms.push_back(vm("boxed", {{.verdict = Verdict::allow, .pattern = "*"}}));
+    next_.vms[1].socket = ListenOptions{.path = folder_.path_of("office"), .mode = 0666};
+    next_.doors.pop_back();
+    ASSERT_TRUE(service_->reload());
+    std::vector<UnixStream> tools;
+    std::vector<Fd> held;
+    const auto attach = [&](std::uint32_t uid, const std::string& path) {
+        {
+            const AsUser user{uid};
+            tools.push_back(UnixStream::connect(folder_.path_of(path)).value());
+        }
+        const std::string line =
+            control::encode_request({.id = 1, .call = "share.attach", .arguments = to_json(NamedCall{"m"})});
+        ASSERT_TRUE(tools.back().send(std::as_bytes(std::span{line})));
+        turn();
+        std::array<std::byte, 4096> buffer{};
+        auto received = tools.back().receive(buffer).value();
+        ASSERT_TRUE(received);
+        ASSERT_EQ(received->fds.size(), 1U);
+        held.push_back(std::move(received->fds[0]));
+    };
+    attach(helper, "control");
+    attach(somebody, "control");
+    attach(somebody, "office");
+    const auto revoked = [&] {
+        std::vector<std::pair<std::uint32_t, std::string>> who;
+        const ShareStatus status = status_of("m");
+        EXPECT_EQ(status.peers.size(), 3U);
+        for (const PeerStatus& peer : status.peers)
+            if (peer.is_revoked) who.emplace_back(peer.uid, peer.vm);
+        std::ranges::sort(who);
+        return who;
+    };
+    using Who = std::vector<std::pair<std::uint32_t, std::string>>;
+    EXPECT_EQ(revoked(), Who{});
+    const ServiceConfig before = next_;
+
+    next_.control.operators.clear();
+    ASSERT_TRUE(service_->reload());
+    EXPECT_EQ(revoked(), (Who{{helper, ""}})) << "who is no operator any more";
+    next_ = before;
+    next_.vms[0].match.user = somebody + 100;
+    ASSERT_TRUE(service_->reload());
+    EXPECT_EQ(revoked(), (Who{{somebody, "linux"}})) << "whom the 'who' does not fit any more";
+    next_ = before;
+    next_.vms[1].match.user = somebody + 100;
+    ASSERT_TRUE(service_->reload());
+    EXPECT_EQ(revoked(), (Who{{somebody, "boxed"}})) << "whom the 'who' of a VM's own socket does not fit";
+    next_ = before;
+    next_.vms[0].rules.clear();
+    next_.vms[0].rules = {{.verdict = Verdict::deny, .pattern = "*"}};
+    ASSERT_TRUE(service_->reload());
+    EXPECT_EQ(revoked(), (Who{{somebody, "linux"}}));
+    next_ = before;
+    ASSERT_TRUE(service_->reload());
+    EXPECT_EQ(revoked(), Who{});
 }
 
 TEST_F(Reload, WithAnySystemCallFailingIsWholeOrNothing) {

@@ -51,12 +51,23 @@ private:
         std::optional<control::Server> server = {};
     };
     /// What a keeper held, and nobody has asked for yet.
-    struct Heritage {
-        std::map<KeptKey, Fd> kept;
-        std::map<std::string, InheritedListener> listeners;  ///< by their paths
-
+    class Heritage {
+    public:
+        explicit Heritage(std::vector<KeptFd> kept);
         [[nodiscard]] Fd take(const KeptKey& key);
         [[nodiscard]] std::optional<InheritedListener> take_listener(const std::string& path);
+        /// In the order of their keys; what is not open was taken.
+        [[nodiscard]] std::vector<KeptFd>& kept() { return kept_; }
+        [[nodiscard]] std::map<std::string, InheritedListener>& listeners() { return listeners_; }
+        /// Nobody will ask for it.
+        void give_up(const KeptKey& key) { unwanted_.push_back(key); }
+        /// Everything that nobody has asked for.
+        [[nodiscard]] std::vector<KeptKey> rest() const;
+
+    private:
+        std::vector<KeptFd> kept_;
+        std::map<std::string, InheritedListener> listeners_;  ///< by their paths
+        std::vector<KeptKey> unwanted_;
     };
     /// What a reload has made and may have to undo.
     struct Undo {
@@ -86,11 +97,15 @@ private:
     void do_chores();
     void watch_keeper();
     void revive_keeper();
+    /// Whatever the next instance needs, to the keeper.
+    void offer_everything();
     void say(LogLevel level, std::string_view text) { limiter_.write(level, text, loop_.now_ms()); }
 
     // service_take_over.cpp
     [[nodiscard]] Result<Journal> take_journal(Heritage& heritage);
     void take_listeners(Heritage& heritage);
+    /// Nothing where its file is not its own any more: one is made anew.
+    [[nodiscard]] std::optional<UnixListener> take_listener(Fd fd);
     void take_over_shares(Heritage& heritage);
     void take_over_connections(Heritage& heritage);
     void fit_shares_to_configuration();
@@ -98,7 +113,7 @@ private:
     /// Classic ids of peers that could not be taken over.
     using GonePeers = std::vector<std::pair<Hall*, std::uint32_t>>;
     void take_over_connection(Heritage& heritage, ConnectionRecord& record, GonePeers& gone);
-    void forget_orphans(const Heritage& heritage);
+    void forget_orphans(Heritage& heritage);
 
     // service_reload.cpp
     [[nodiscard]] Result<void> check_reload(const ServiceConfig& next);

@@ -3,25 +3,54 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <functional>
+#include <utility>
 
 #include "guestmem/share/service_state.hpp"
+#include "guestmem/sys/socket_file.hpp"
 
 namespace guestmem::share {
+namespace {
+
+/// What the keeper may hold of a share; doorbells of classic ids come with their connections.
+std::vector<KeptKey> keys_of(const ShareConfig& config, std::uint32_t number) {
+    std::vector<KeptKey> keys{{KeptKind::memory, number, 0}, {KeptKind::presence, number, 0}};
+    if (config.ids == IdPolicy::classic) return keys;
+    for (std::uint32_t slot = 0; slot < config.slots && config.slots <= max_senders; ++slot)
+        keys.push_back({KeptKind::sender, number, slot});
+    for (std::uint32_t bell = 0; bell < config.slots * config.vectors; ++bell)
+        keys.push_back({KeptKind::doorbell, number, bell});
+    return keys;
+}
+
+}  // namespace
+
+Service::State::Heritage::Heritage(std::vector<KeptFd> kept) : kept_(std::move(kept)) {
+    // A keeper gives them in this order already.
+    if (!std::ranges::is_sorted(kept_, {}, &KeptFd::key)) std::ranges::sort(kept_, {}, &KeptFd::key);
+}
 
 Fd Service::State::Heritage::take(const KeptKey& key) {
-    const auto found = kept.find(key);
-    if (found == kept.end()) return {};
-    Fd fd = std::move(found->second);
-    kept.erase(found);
-    return fd;
+    const auto found = std::ranges::lower_bound(kept_, key, {}, &KeptFd::key);
+    if (found == kept_.end() || found->key != key) return {};
+    return std::exchange(found->fd, Fd{});
 }
 
 std::optional<InheritedListener> Service::State::Heritage::take_listener(const std::string& path) {
-    const auto found = listeners.find(path);
-    if (found == listeners.end()) return std::nullopt;
+    const auto found = listeners_.find(path);
+    if (found == listeners_.end()) return std::nullopt;
     InheritedListener listener = std::move(found->second);
-    listeners.erase(found);
+    listeners_.erase(found);
     return listener;
+}
+
+std::vector<KeptKey> Service::State::Heritage::rest() const {
+    std::vector<KeptKey> keys = unwanted_;
+    for (const KeptFd& one : kept_)
+        if (one.fd.is_open()) keys.push_back(one.key);
+    for (const auto& [path, inherited] : listeners_)
+        if (inherited.key) keys.push_back(*inherited.key);
+    return keys;
 }
 
 /// A journal that cannot be read ends the service's past, and not the service: it starts anew, and says so.
@@ -35,30 +64,31 @@ Result<Journal> Service::State::take_journal(Heritage& heritage) {
                     journal.error().message()));
     // Their numbers are given again: what has them must go before anything new comes under them.
     std::vector<KeptKey> keys;
-    for (const auto& [key, fd] : heritage.kept)
-        if (key.kind != KeptKind::listener) keys.push_back(key);
-    for (const KeptKey& key : keys) heritage.kept.erase(key);
+    for (const KeptFd& one : heritage.kept())
+        if (one.key.kind != KeptKind::listener) keys.push_back(one.key);
+    for (const KeptKey& key : keys) static_cast<void>(heritage.take(key));
     if (Keeper* const keeper = options_.inheritance.keeper.get())
         if (auto done = keeper->forget(keys); !done) say(LogLevel::error, done.error().message());
     return Journal::create();
 }
 
 void Service::State::take_listeners(Heritage& heritage) {
-    for (auto kept = heritage.kept.begin(); kept != heritage.kept.end();) {
-        if (kept->first.kind != KeptKind::listener) {
-            ++kept;
+    const auto enter = [&](UnixListener listener, std::optional<KeptKey> key) {
+        InheritedListener& known = heritage.listeners()[listener.path()];
+        // Two that cannot be told apart: the file is the later one's.
+        if (known.key) heritage.give_up(*known.key);
+        known.listener.leave_file();
+        known = InheritedListener{std::move(listener), key};
+    };
+    for (KeptFd& kept : heritage.kept()) {
+        if (kept.key.kind != KeptKind::listener) continue;
+        reception_->reserve_listener_key(kept.key);
+        auto listener = take_listener(std::move(kept.fd));
+        if (!listener) {
+            heritage.give_up(kept.key);
             continue;
         }
-        reception_->reserve_listener_key(kept->first);
-        auto listener = UnixListener::adopt(std::move(kept->second), true);
-        if (listener) {
-            std::string path = listener->path();
-            heritage.listeners.insert_or_assign(path, InheritedListener{std::move(*listener), kept->first});
-            kept = heritage.kept.erase(kept);
-        } else {
-            say(LogLevel::error, listener.error().message());
-            ++kept;
-        }
+        enter(std::move(*listener), kept.key);
     }
     for (NamedSocket& socket : options_.inheritance.activated) {
         auto listener = UnixListener::adopt(std::move(socket.fd), false);
@@ -67,10 +97,27 @@ void Service::State::take_listeners(Heritage& heritage) {
                                              listener.error().message()));
             continue;
         }
-        std::string path = listener->path();
-        heritage.listeners.insert_or_assign(path, InheritedListener{std::move(*listener), std::nullopt});
+        enter(std::move(*listener), std::nullopt);
     }
     options_.inheritance.activated.clear();
+}
+
+std::optional<UnixListener> Service::State::take_listener(Fd fd) {
+    auto listener = UnixListener::adopt(std::move(fd), true);
+    if (!listener) {
+        say(LogLevel::error, listener.error().message());
+        return std::nullopt;
+    }
+    const auto file = look_at_socket_file(listener->view(), listener->path());
+    if (!file) say(LogLevel::error, file.error().message());
+    if (!file || *file == SocketFile::same) return std::move(*listener);
+    say(LogLevel::warning,
+        fmt::format("socket {}: {}; nobody could reach the one that the instance before has left: it is "
+                    "closed, and made anew where the configuration has it",
+                    listener->path(),
+                    *file == SocketFile::gone ? "its file is gone" : "somebody has put another file there"));
+    listener->leave_file();
+    return std::nullopt;
 }
 
 void Service::State::take_over_shares(Heritage& heritage) {
@@ -95,6 +142,8 @@ void Service::State::take_over_shares(Heritage& heritage) {
         if (hall) continue;
         say(LogLevel::error, fmt::format("{}; it is lost with its peers", hall.error().message()));
         Journal::remove(*record);
+        // Its parts were taken, and are closed here: the keeper's would stay for ever.
+        for (const KeptKey& key : keys_of(config, number)) heritage.give_up(key);
     }
 }
 
@@ -147,7 +196,7 @@ void Service::State::fit_shares_to_configuration() {
         const ShareConfig wanted =
             *std::ranges::find(config_.shares, hall->share().config().name, &ShareConfig::name);
         registry_->remove(*hall);
-        auto made = registry_->make(wanted, {}, Pages::now, owned_slots(config_, wanted.name));
+        auto made = registry_->make(wanted, {}, Pages::later, owned_slots(config_, wanted.name));
         if (!made) say(LogLevel::error, made.error().message());
     }
 }
@@ -228,14 +277,10 @@ void Service::State::take_over_connection(Heritage& heritage, ConnectionRecord& 
 }
 
 /// What has no record was on its way in or out when the instance before ended: nobody counts on it.
-void Service::State::forget_orphans(const Heritage& heritage) {
-    std::vector<KeptKey> keys;
-    for (const auto& [key, fd] : heritage.kept) keys.push_back(key);
-    for (const auto& [path, inherited] : heritage.listeners) {
-        if (inherited.key) keys.push_back(*inherited.key);
+void Service::State::forget_orphans(Heritage& heritage) {
+    for (const auto& [path, inherited] : heritage.listeners())
         say(LogLevel::info, fmt::format("socket {}: the configuration has it no more; closed", path));
-    }
-    legacy_->forget(keys, loop_.now_ms());
+    legacy_->forget(heritage.rest(), loop_.now_ms());
 }
 
 }  // namespace guestmem::share

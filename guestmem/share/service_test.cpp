@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cerrno>
+#include <list>
 #include <optional>
 #include <span>
 #include <vector>
@@ -17,7 +18,9 @@
 #include "guestmem/share/ivshmem/client.hpp"
 #include "guestmem/sys/faults.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
+#include "guestmem/sys/testing/lingering_socket.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
+#include "guestmem/sys/undertaker.hpp"
 
 namespace guestmem::share {
 namespace {
@@ -27,6 +30,7 @@ using guestmem::testing::FaultsAre;
 using guestmem::testing::for_each_fault;
 using guestmem::testing::TempFolder;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class Lines final : public Log {
 public:
@@ -95,9 +99,9 @@ protected:
     }
 
     /// One call on the control socket, the loop turned in between.
-    control::Answer ask(const UnixStream& tool, const std::string& call) {
-        const std::string line =
-            control::encode_request({.id = 1, .call = call, .arguments = to_json(NamedCall{"m"})});
+    control::Answer ask(const UnixStream& tool, const std::string& call,
+                        const std::string& arguments = to_json(NamedCall{"m"})) {
+        const std::string line = control::encode_request({.id = 1, .call = call, .arguments = arguments});
         EXPECT_TRUE(tool.send(std::as_bytes(std::span{line})));
         turn();
         std::string said(64 * 1024, ' ');
@@ -209,6 +213,91 @@ TEST_F(ShareService, ConnectionsOfADoorAreBounded) {
     EXPECT_EQ(answer(), EUSERS);
     EXPECT_EQ(others.back().receive(1000).error().code(), Errc::unavailable) << "closed at once";
     EXPECT_TRUE(join("s.1")) << "another door is another matter";
+}
+
+TEST_F(ShareService, WhatOneDoorsClientsSendToCloseSlowlyClosesNoOtherDoor) {
+    start();
+    std::list<guestmem::testing::LingeringSocket> slow;
+    std::list<UnixStream> hostile;
+    const std::array<std::byte, 1> byte{};
+    // As many as there may be in all, if the door takes them.
+    for (std::size_t i = 0; i < max_burials; ++i) {
+        hostile.push_back(UnixStream::connect(folder_.path_of("s.0")).value());
+        slow.emplace_back().give_to(hostile.back(), byte);
+        turn();
+    }
+    EXPECT_TRUE(join("s.1"));
+    EXPECT_TRUE(join("s"));
+    EXPECT_FALSE(join("s.0")) << "the door they came through waits";
+    slow.clear();
+    hostile.clear();
+    std::optional<Client> next;
+    EXPECT_TRUE(turn_until([&] {
+        auto joined = join("s.0");
+        if (joined) next = std::move(*joined);
+        return next.has_value();
+    }));
+}
+
+TEST_F(ShareService, AQueueOfASessionIsAsItsVmsLimitsSay) {
+    auto made = config(IdPolicy::classic);
+    made.shares[0].vectors = 20;
+    made.limits.handshake_timeout_ms = 60'000;
+    VmConfig vm;
+    vm.name = "linux";
+    vm.socket = ListenOptions{.path = folder_.path_of("linux")};
+    vm.limits.queued_messages = 40;
+    made.vms.push_back(vm);
+    service_.emplace(Service::create(loop_, log_, made).value());
+    const UnixStream tool = UnixStream::connect(folder_.path_of("linux")).value();
+    ASSERT_FALSE(ask(tool, "share.attach").error);
+    for (int visit = 0; visit < 4; ++visit) {
+        EXPECT_EQ(service_->counts().sessions, visit < 2 ? 1U : service_->counts().sessions);
+        {
+            const Client visitor = Client::connect(folder_.path_of("s")).value();
+            turn();
+        }
+        turn();
+    }
+    EXPECT_EQ(service_->counts().sessions, 0U);
+    EXPECT_THAT(log_.text(), HasSubstr("it does not read"));
+}
+
+TEST_F(ShareService, AVmIsToldNoNumbersOfTheOthers) {
+    auto made = config();
+    VmConfig vm;
+    vm.name = "linux";
+    vm.socket = ListenOptions{.path = folder_.path_of("linux")};
+    made.vms.push_back(vm);
+    made.totals.peers = 1;
+    service_.emplace(Service::create(loop_, log_, made).value());
+    const auto peer = join();
+    const UnixStream tool = UnixStream::connect(folder_.path_of("linux")).value();
+    const auto refused = ask(tool, "share.attach").error;
+    ASSERT_TRUE(refused);
+    EXPECT_EQ(refused->os_error(), EDQUOT);
+    EXPECT_THAT(refused->message(), Not(::testing::ContainsRegex("[0-9]")));
+    EXPECT_THAT(log_.text(), HasSubstr("all VMs together: 2 peers would be beyond the limit of 1"));
+}
+
+TEST_F(ShareService, AVmIsNotToldHowMuchMemoryTheHostHas) {
+    auto made = config();
+    VmConfig vm;
+    vm.name = "linux";
+    vm.socket = ListenOptions{.path = folder_.path_of("linux")};
+    made.vms.push_back(vm);
+    service_.emplace(Service::create(loop_, log_, made).value());
+    const UnixStream tool = UnixStream::connect(folder_.path_of("linux")).value();
+    AttachCall call;
+    call.share = "big";
+    call.is_session = true;
+    call.may_create = true;
+    call.size_bytes = max_size_bytes;
+    const auto refused = ask(tool, "share.attach", to_json(call)).error;
+    ASSERT_TRUE(refused);
+    EXPECT_EQ(refused->code(), Errc::exhausted);
+    EXPECT_THAT(refused->message(), Not(::testing::ContainsRegex("[0-9]")));
+    EXPECT_THAT(log_.text(), HasSubstr("promised to others"));
 }
 
 TEST_F(ShareService, HostToolsCountAsConnectionsOfTheirUser) {

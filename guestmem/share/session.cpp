@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdint>
 #include <deque>
+#include <limits>
 #include <utility>
 
 #include "guestmem/base/endian.hpp"
@@ -14,6 +16,7 @@
 #include "guestmem/sys/deadline.hpp"
 #include "guestmem/sys/poll.hpp"
 #include "guestmem/sys/scatter_io.hpp"
+#include "guestmem/sys/wait_set.hpp"
 
 namespace guestmem::share {
 namespace {
@@ -25,6 +28,10 @@ constexpr milliseconds min_word_pause{1};
 constexpr milliseconds max_word_pause{20};
 /// Messages of a stream that are taken in one look: a service that floods holds nobody up.
 constexpr int max_messages_a_look = 1024;
+/// To wait for the stream beside the vectors is 7 in 100 of a kick. Where it was waited for so long ago at most, a wait
+/// is without it at first, for as long at most: who is kept busy by kicks looks at it so often, and no wait that ends
+/// without a kick has not.
+constexpr int brief_ms = 20;
 
 Deadline deadline_of(int timeout_ms) {
     return timeout_ms < 0 ? Deadline{Deadline::farthest} : Deadline{milliseconds{timeout_ms}};
@@ -36,7 +43,12 @@ struct Session::State {
     SessionOptions options;
     SessionLink link;
     WaitSet changes;  ///< of the link of the day
-    WaitSet all;
+    WaitSet all;      ///< these, and its vectors once view() was asked for
+    PollList awaited;
+    std::vector<Kick> kicks;
+    std::int64_t looked_ms = std::numeric_limits<std::int64_t>::min() / 2;  ///< at the stream, in a wait
+    bool has_view = false;
+    bool is_stream_due = false;  ///< a wait has seen it readable
     std::optional<Ringer> ringer;
     std::uint64_t generation = 1;
     std::uint64_t memory_generation = 1;
@@ -49,6 +61,10 @@ struct Session::State {
     std::uint64_t retry_ms = min_retry_ms;
 
     Result<void> install(SessionLink next);
+    Result<void> watch_all();
+    Result<std::size_t> await(const WaitOptions& wanted, bool is_brief, int timeout_ms);
+    [[nodiscard]] bool has_to_tell(const WaitOptions& wanted) const;
+    Result<void> take_kicks(std::span<const std::uint32_t> vectors);
     Result<void> reattach();
     Result<void> look_at_stream();
     Result<void> look_at_presence();
@@ -59,10 +75,18 @@ struct Session::State {
         return link.presence.is_present(peer) ||
                (link.is_classic && link.client.table().find(peer) != nullptr);
     }
-    /// How long a wait may last before the service is looked for again.
-    [[nodiscard]] int patience(const Deadline& deadline) const {
-        const int left = milliseconds_left(deadline);
-        return is_lost && options.may_reattach ? std::min(left, milliseconds_left(next_try)) : left;
+    /// How long a wait of `left_ms` (-1: for ever) may last before the service is looked for again.
+    [[nodiscard]] int patience(int left_ms) const {
+        if (!is_lost || !options.may_reattach) return left_ms;
+        const int pause_ms = milliseconds_left(next_try);
+        return left_ms < 0 ? pause_ms : std::min(left_ms, pause_ms);
+    }
+    /// Those of a wait; without any, all: the one at `index`.
+    [[nodiscard]] static std::uint32_t vector_of(std::span<const std::uint32_t> vectors, std::size_t index) {
+        return vectors.empty() ? static_cast<std::uint32_t>(index) : vectors[index];
+    }
+    [[nodiscard]] std::size_t count_of(std::span<const std::uint32_t> vectors) const {
+        return vectors.empty() ? link.facts.vectors : vectors.size();
     }
     [[nodiscard]] FdView stream() const { return is_lost ? FdView{} : link.client.view(); }
     Result<std::uint32_t> read_word(std::uint64_t at_bytes) const;
@@ -70,13 +94,14 @@ struct Session::State {
 
 /// The sets of the session keep their descriptors: a link is one member of each.
 Result<void> Session::State::install(SessionLink next) {
+    // Where one of these fails, the sets of the link that is dropped leave those that they are in.
+    if (has_view) GM_TRY(watch_vectors(next));
     GM_TRY(changes.add(next.changes.view()));
-    if (auto added = all.add(next.all.view()); !added) {
-        changes.remove(next.changes.view());
-        return std::move(added).error();
-    }
+    GM_TRY(all.add(next.changes.view()));
+    if (has_view) GM_TRY(all.add(next.vectors.view()));
     changes.remove(link.changes.view());
-    all.remove(link.all.view());
+    all.remove(link.changes.view());
+    all.remove(link.vectors.view());
     const bool is_same = link.memory.device == next.memory.device && link.memory.inode == next.memory.inode;
     if (!is_same) ++memory_generation;
     ++generation;
@@ -86,6 +111,14 @@ Result<void> Session::State::install(SessionLink next) {
     untold.is_reattached = true;
     seen_presence = link.presence.changes();
     retry_ms = min_retry_ms;
+    return {};
+}
+
+Result<void> Session::State::watch_all() {
+    if (has_view) return {};
+    GM_TRY(watch_vectors(link));
+    GM_TRY(all.add(link.vectors.view()));
+    has_view = true;
     return {};
 }
 
@@ -106,7 +139,6 @@ Result<void> Session::State::reattach() {
 /// The stream stays open until the next link: its doorbells are worth ringing still.
 void Session::State::lose() {
     link.changes.remove(link.client.view());
-    link.all.remove(link.client.view());
     is_lost = true;
     untold.is_lost = true;
     next_try = Deadline{milliseconds{0}};
@@ -174,7 +206,7 @@ Result<Session> Session::attach(const SessionOptions& options) {
     WaitSet changes = GM_TRY(WaitSet::create());
     WaitSet all = GM_TRY(WaitSet::create());
     GM_TRY(changes.add(link.changes.view()));
-    GM_TRY(all.add(link.all.view()));
+    GM_TRY(all.add(link.changes.view()));
     std::optional<Ringer> ringer;
     if (options.ring == RingStyle::never_waits) ringer = GM_TRY(Ringer::create());
     const std::uint64_t seen_presence = link.presence.changes();
@@ -182,6 +214,8 @@ Result<Session> Session::attach(const SessionOptions& options) {
                                                  .link = std::move(link),
                                                  .changes = std::move(changes),
                                                  .all = std::move(all),
+                                                 .awaited = {},
+                                                 .kicks = {},
                                                  .ringer = std::move(ringer),
                                                  .seen_presence = seen_presence,
                                                  .untold = {},
@@ -230,38 +264,68 @@ Result<void> Session::ring(std::uint32_t peer, std::uint32_t vector) {
     return state_->ringer ? state_->ringer->ring(bell) : bell.kick();
 }
 
+Result<void> Session::State::take_kicks(std::span<const std::uint32_t> vectors) {
+    kicks.clear();
+    const std::vector<EventFd>& bells = link.own_bells();
+    for (std::size_t index = 0; index < count_of(vectors); ++index) {
+        if (!awaited.is_ready(index)) continue;
+        const std::uint32_t vector = vector_of(vectors, index);
+        const std::uint64_t count = GM_TRY(bells[vector].drain());
+        if (count != 0) kicks.push_back({.vector = vector, .count = count});
+    }
+    return {};
+}
+
+/// The vectors, and what else is wanted: the stream, the bell.
+Result<std::size_t> Session::State::await(const WaitOptions& wanted, bool is_brief, int timeout_ms) {
+    const std::vector<EventFd>& bells = link.own_bells();
+    awaited.clear();
+    for (std::size_t index = 0; index < count_of(wanted.vectors); ++index)
+        awaited.add(bells[vector_of(wanted.vectors, index)].view());
+    if (!is_brief) awaited.add(stream());
+    if (wanted.is_for_changes) awaited.add(link.bell.view());
+    return awaited.wait(timeout_ms);
+}
+
+bool Session::State::has_to_tell(const WaitOptions& wanted) const {
+    return untold.is_lost || untold.is_reattached || (wanted.is_for_changes && untold.has_presence_changed);
+}
+
 Result<WaitOutcome> Session::wait(const WaitOptions& options) {
     State& state = *state_;
-    const Deadline deadline = deadline_of(options.timeout_ms);
-    std::vector<std::uint32_t> vectors{options.vectors.begin(), options.vectors.end()};
-    for (std::uint32_t vector = 0; options.vectors.empty() && vector < facts().vectors; ++vector)
-        vectors.push_back(vector);
-    std::vector<FdView> views;
-    for (const std::uint32_t vector : vectors) {
-        views.push_back(vector_view(vector));
-        if (!views.back().is_open())
+    for (const std::uint32_t vector : options.vectors)
+        if (vector >= facts().vectors)
             return Error{Errc::out_of_range, fmt::format("share '{}': vectors 0 to {}, not {}",
                                                          state.options.share, facts().vectors - 1, vector)};
-    }
-    views.resize(vectors.size() + 2);
+    const std::int64_t start_ms = tick_ms();
+    int left_ms = options.timeout_ms < 0 ? -1 : options.timeout_ms;
+    bool is_brief = !options.is_for_changes && !state.is_lost && (left_ms < 0 || left_ms > brief_ms) &&
+                    start_ms - state.looked_ms < brief_ms;
     for (;;) {
+        if (std::exchange(state.is_stream_due, false)) GM_TRY(state.look_at_stream());
         GM_TRY(state.come_back());
-        const bool is_told = state.untold.is_lost || state.untold.is_reattached ||
-                             (options.is_for_changes && state.untold.has_presence_changed);
-        if (is_told) return WaitOutcome{.kicks = {}, .changes = std::exchange(state.untold, {})};
-        views[vectors.size()] = options.is_for_changes ? state.link.bell.view() : FdView{};
-        views[vectors.size() + 1] = state.stream();
-        WaitOutcome outcome;
-        const std::vector<std::size_t> ready = GM_TRY(poll_readable(views, state.patience(deadline)));
-        for (const std::size_t index : ready) {
-            if (index >= vectors.size()) continue;
-            const std::uint64_t count = GM_TRY(state.link.own_bells()[vectors[index]].drain());
-            if (count != 0) outcome.kicks.push_back({.vector = vectors[index], .count = count});
+        // Who was attached again may have other vectors: that is told before any is waited for.
+        if (state.has_to_tell(options))
+            return WaitOutcome{.kicks = {}, .changes = std::exchange(state.untold, {})};
+        const int patience_ms = is_brief ? brief_ms : state.patience(left_ms);
+        const std::size_t count_ready = GM_TRY(state.await(options, is_brief, patience_ms));
+        GM_TRY(state.take_kicks(options.vectors));
+        const std::size_t count = state.count_of(options.vectors);
+        if (!is_brief) {
+            state.looked_ms = start_ms;
+            state.is_stream_due = state.awaited.is_ready(count);
         }
-        if (!outcome.kicks.empty()) return outcome;
-        if (std::ranges::find(ready, vectors.size()) != ready.end()) GM_TRY(state.look_at_presence());
-        if (std::ranges::find(ready, vectors.size() + 1) != ready.end()) GM_TRY(state.look_at_stream());
-        if (deadline.has_passed() && ready.empty()) return outcome;
+        // Kicks first: the stream stays readable in the sets until it is looked at.
+        if (!state.kicks.empty()) return WaitOutcome{.kicks = state.kicks, .changes = {}};
+        if (!is_brief && state.awaited.is_ready(count + 1)) GM_TRY(state.look_at_presence());
+        const bool has_ended = count_ready == 0 && !is_brief && patience_ms == left_ms;
+        // What is ready and brings nothing, as kicks that others take, holds nobody beyond the time.
+        if (left_ms == 0 && std::exchange(state.is_stream_due, false)) GM_TRY(state.look_at_stream());
+        if (has_ended || (left_ms == 0 && !state.has_to_tell(options))) return WaitOutcome{};
+        is_brief = false;
+        if (left_ms > 0)
+            left_ms =
+                static_cast<int>(std::max<std::int64_t>(options.timeout_ms - (tick_ms() - start_ms), 0));
     }
 }
 
@@ -292,7 +356,7 @@ Result<bool> Session::wait_ready(std::uint32_t peer, std::optional<std::uint64_t
         const bool is_there = !state.is_lost && state.is_present(peer);
         if (is_there && (!word_at_bytes || GM_TRY(state.read_word(*word_at_bytes)) != 0)) return true;
         if (deadline.has_passed()) return false;
-        int patience = state.patience(deadline);
+        int patience = state.patience(milliseconds_left(deadline));
         if (is_there) {
             patience = std::min(patience, static_cast<int>(pause.count()));
             pause = std::min(pause * 2, max_word_pause);
@@ -322,8 +386,19 @@ FdView Session::vector_view(std::uint32_t vector) const {
     return vector < facts().vectors ? state_->link.own_bells()[vector].view() : FdView{};
 }
 
+FdView Session::doorbell_view(std::uint32_t peer, std::uint32_t vector) const {
+    const auto* bells = state_->link.client.table().find(peer);
+    return bells != nullptr && vector < bells->size() ? (*bells)[vector].view() : FdView{};
+}
+
+std::vector<std::uint32_t> Session::doorbell_peers() const {
+    std::vector<std::uint32_t> ids;
+    for (const auto& [id, bells] : state_->link.client.table().doorbells()) ids.push_back(id);
+    return ids;
+}
+
 FdView Session::changes_view() const { return state_->changes.view(); }
-FdView Session::view() const { return state_->all.view(); }
+FdView Session::view() const { return state_->watch_all() ? state_->all.view() : FdView{}; }
 
 SenderPages* Session::senders() { return state_->link.senders ? &*state_->link.senders : nullptr; }
 

@@ -29,7 +29,8 @@
 /// Limits: SessionOptions::timeout_ms bounds an attach. An operation that attaches again may take that much
 /// longer than it was told; after an attempt that failed the next comes min_retry_ms later, up to max_retry_ms. At
 /// most max_peer_notices wait for take_notices(); the oldest are dropped, and that is said.
-/// Cost: ring() is one system call, wait() two when it was rung; is_present() and peers() none.
+/// Cost: ring() is one system call, wait() two when it was rung, and neither allocates; is_present() and peers() make
+/// none. From the first view() on each kick for this session costs its sender about 0.3 us more.
 /// Example: examples/share_client.c shows the same through the C interface.
 ///     Session session = GM_TRY(Session::attach({.share = "mailbox"}));
 ///     Mapping memory = GM_TRY(session.map());
@@ -97,8 +98,8 @@ struct SessionChanges {
 };
 
 struct WaitOutcome {
-    std::vector<Kick> kicks;
-    SessionChanges changes;
+    std::span<const Kick> kicks = {};  ///< valid until the session waits again, or ends
+    SessionChanges changes = {};
     [[nodiscard]] bool is_empty() const { return kicks.empty() && !changes.has_any(); }
 };
 
@@ -151,9 +152,14 @@ public:
 
     /// Readable while that vector has kicks; not open for a vector that is not there. Valid for this generation.
     [[nodiscard]] FdView vector_view(std::uint32_t vector) const;
+    /// What a write of 1 rings that peer by, for whoever hands it to the kernel; not open where ring() is an error. The
+    /// peer's id need not be there. Valid for this generation.
+    [[nodiscard]] FdView doorbell_view(std::uint32_t peer, std::uint32_t vector) const;
+    /// The ids that have doorbells, ascending, the own one among them.
+    [[nodiscard]] std::vector<std::uint32_t> doorbell_peers() const;
     /// Readable when who is there changed, or the service went: refresh() says which.
     [[nodiscard]] FdView changes_view() const;
-    /// Readable for any of these.
+    /// Readable for any of these. Not open when the kernel has no room for the set that the first call makes.
     [[nodiscard]] FdView view() const;
 
     /// Who rang whom, on shares of at most max_senders slots; nullptr on others and for who may not notify. Of the

@@ -63,14 +63,8 @@ Result<std::optional<SenderPages>> map_senders(const SessionReply& reply, std::s
 
 Result<void> watch(SessionLink& link) {
     link.changes = GM_TRY(WaitSet::create());
-    link.all = GM_TRY(WaitSet::create());
-    for (const WaitSet* const set : {&link.changes, &link.all}) {
-        GM_TRY(set->add(link.bell.view()));
-        GM_TRY(set->add(link.client.view()));
-    }
-    for (const EventFd& bell : std::span{link.own_bells()}.first(link.facts.vectors))
-        GM_TRY(link.all.add(bell.view()));
-    return {};
+    GM_TRY(link.changes.add(link.bell.view()));
+    return link.changes.add(link.client.view());
 }
 
 /// Stream, presence pages, presence bell; then the sender pages.
@@ -157,12 +151,20 @@ Result<SessionLink> enter_link(control::ClientAnswer answer, const SessionOption
                      .bell = std::move(bell),
                      .senders = std::move(senders),
                      .changes = {},
-                     .all = {},
+                     .vectors = {},
                      .memory = {},
                      .is_classic = is_classic};
     link.memory = GM_TRY(question_memory(link, options));
     GM_TRY(watch(link));
     return link;
+}
+
+Result<void> watch_vectors(SessionLink& link) {
+    WaitSet vectors = GM_TRY(WaitSet::create());
+    for (const EventFd& bell : std::span{link.own_bells()}.first(link.facts.vectors))
+        GM_TRY(vectors.add(bell.view()));
+    link.vectors = std::move(vectors);
+    return {};
 }
 
 int milliseconds_left(const Deadline& deadline) {

@@ -32,7 +32,7 @@ struct SessionLink {
     EventFd bell;
     std::optional<SenderPages> senders;
     WaitSet changes;  ///< bell and stream
-    WaitSet all;      ///< these and the vectors
+    WaitSet vectors;  ///< the own vectors; no set before watch_vectors()
     FileFacts memory;
     bool is_classic = false;
 
@@ -44,6 +44,9 @@ struct SessionLink {
                                              const Deadline& deadline);
 
 [[nodiscard]] Result<SessionLink> attach_link(const SessionOptions& options);
+
+/// Makes the set of the own vectors, in which each kick costs whoever rings.
+[[nodiscard]] Result<void> watch_vectors(SessionLink& link);
 
 /// What is left of a deadline, as poll(2) takes it.
 [[nodiscard]] int milliseconds_left(const Deadline& deadline);

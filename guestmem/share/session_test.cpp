@@ -331,6 +331,24 @@ TEST_F(ShareSession, WithoutAServiceItIsLostAndSaysSoOnceAndGoesOnRinging) {
     EXPECT_FALSE(two.wait_ready(0, std::nullopt, 1).value()) << "nobody knows who is there";
 }
 
+TEST_F(ShareSession, WhoIsKeptBusyByKicksHearsOfALostServiceAllTheSame) {
+    serve();
+    SessionOptions wanted = options();
+    wanted.may_reattach = false;
+    Session session = Session::attach(wanted).value();
+    ASSERT_TRUE(session.ring(session.id(), 0));
+    ASSERT_EQ(session.wait({.timeout_ms = patience_ms}).value().kicks.size(), 1U);
+    in_service([](FakeService& service) { service.end(); });
+    // The doorbells outlive the service: each wait has its kick.
+    EXPECT_TRUE(eventually([&] {
+        EXPECT_TRUE(session.ring(session.id(), 0));
+        const WaitOutcome woken = session.wait({.timeout_ms = patience_ms}).value();
+        EXPECT_NE(woken.kicks.empty(), !woken.changes.is_lost) << "one or the other";
+        return woken.changes.is_lost;
+    }));
+    EXPECT_TRUE(session.is_lost());
+}
+
 TEST_F(ShareSession, AWaitFindsTheServiceThatComesBack) {
     serve();
     Session session = attach().value();
@@ -409,6 +427,37 @@ TEST(ShareSessionFaults, ARingIsOneSystemCall) {
         const FaultInjector injector{nth};
         EXPECT_EQ(session.ring(1, 0).has_value(), nth == 1);
         EXPECT_EQ(injector.has_fired(), nth == 0);
+    }
+}
+
+/// In their order: each is failed once, and what it belongs to tried again.
+template <typename Attempt>
+std::vector<SysCall> calls_of(Attempt&& attempt) {
+    std::vector<SysCall> calls;
+    for (std::uint64_t nth = 0; nth < 100; ++nth) {
+        const FaultInjector injector{nth};
+        attempt();
+        if (!injector.has_fired()) return calls;
+        calls.push_back(injector.failed_call());
+    }
+    ADD_FAILURE() << "there is no end of calls";
+    return calls;
+}
+
+TEST(ShareSessionFaults, AWaitThatWasRungIsOnePollAndOneRead) {
+    const guestmem::testing::TempFolder folder;
+    const std::string path = folder.path_of("control");
+    const ForkedService service{{.path = path}};
+    const SessionOptions options{.control = path, .share = "mailbox", .timeout_ms = patience_ms};
+    ASSERT_TRUE(eventually([&] { return Session::attach(options).has_value(); }));
+    Session session = Session::attach(options).value();
+    const std::array one{0U};
+    for (const bool are_all : {false, true}) {
+        WaitOptions wanted{.vectors = {}, .timeout_ms = patience_ms};
+        if (!are_all) wanted.vectors = one;
+        ASSERT_TRUE(session.ring(session.id(), 0));
+        const auto calls = calls_of([&] { (void)session.wait(wanted).has_value(); });
+        EXPECT_THAT(calls, ElementsAre(SysCall::poll, SysCall::read));
     }
 }
 

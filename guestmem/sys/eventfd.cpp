@@ -88,6 +88,14 @@ Result<std::uint64_t> EventFd::drain() const {
     return count < 0 ? 0 : value;
 }
 
+Result<std::uint64_t> EventFd::wait(int timeout_ms) const {
+    if (timeout_ms == 0) return drain();
+    pollfd entry{.fd = fd_.view().number(), .events = POLLIN, .revents = 0};
+    const int ready = checked_call(SysCall::poll, [&] { return ::poll(&entry, 1, timeout_ms); });
+    if (ready < 0) return Error::from_errno(errno, "wait for an eventfd");
+    return ready == 0 ? Result<std::uint64_t>{0} : drain();
+}
+
 Result<std::uint64_t> EventFd::pending() const { return count_in_fdinfo(fd_.view()); }
 
 Result<Ringer> Ringer::create() {

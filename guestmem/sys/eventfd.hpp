@@ -15,6 +15,7 @@
 /// counter (2^64-2 kicks that nobody took) as rung.
 /// Limits: between the look and the write of ring() a holder could fill the counter and make it wait, and kick() does
 /// not look at all; whoever must be safe from that rings through a Ringer.
+/// Cost: ring() two system calls, kick() and drain() one, wait() two when there is a kick; none allocates.
 /// Threads: any.
 
 namespace guestmem {
@@ -29,10 +30,13 @@ public:
     [[nodiscard]] static EventFd believe(Fd fd) { return EventFd{std::move(fd)}; }
 
     [[nodiscard]] Result<void> ring() const;
-    /// The same by one system call, for holders that are trusted not to fill their counter and make it blocking.
+    /// The same by one system call, for holders that are trusted not to fill their counter and make it blocking. A
+    /// full counter that is not blocking is as good as rung here, too.
     [[nodiscard]] Result<void> kick() const;
     /// Takes all kicks and says how many there were; 0 when none.
     [[nodiscard]] Result<std::uint64_t> drain() const;
+    /// The same, when the first comes within `timeout_ms` (-1: for ever).
+    [[nodiscard]] Result<std::uint64_t> wait(int timeout_ms) const;
     /// How many kicks wait, without taking them (from /proc/self/fdinfo).
     [[nodiscard]] Result<std::uint64_t> pending() const;
 

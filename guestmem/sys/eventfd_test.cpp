@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstdint>
+#include <thread>
 
 #include "guestmem/sys/poll.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
@@ -73,6 +74,33 @@ TEST(EventFd, NeitherRingNorDrainWaitsWhenAHolderMadeItBlocking) {
     EXPECT_EQ(*bell.drain(), full);
 }
 
+TEST(EventFd, AKickOfAFullOneThatIsNotBlockingIsTakenAsRung) {
+    const EventFd bell = EventFd::create().value();
+    fill(bell);
+
+    EXPECT_TRUE(bell.kick());
+
+    EXPECT_EQ(*bell.drain(), full);
+}
+
+TEST(EventFd, AWaitTakesWhatIsThereAndEndsWithItsTimeWhereNothingIs) {
+    const EventFd bell = EventFd::create().value();
+    EXPECT_EQ(*bell.wait(0), 0U);
+    EXPECT_EQ(*bell.wait(1), 0U);
+    for (const int timeout_ms : {0, 1, -1}) {
+        ASSERT_TRUE(bell.kick());
+        ASSERT_TRUE(bell.kick());
+        EXPECT_EQ(*bell.wait(timeout_ms), 2U);
+    }
+}
+
+TEST(EventFd, AWaitForEverEndsWithAKickOfAnother) {
+    const EventFd bell = EventFd::create().value();
+    std::thread other{[&] { EXPECT_TRUE(bell.kick()); }};
+    EXPECT_EQ(*bell.wait(-1), 1U);
+    other.join();
+}
+
 TEST(EventFd, AdoptsAnEventfdFromOutside) {
     const EventFd bell = EventFd::adopt(Fd{::eventfd(5, EFD_CLOEXEC)}).value();
     EXPECT_EQ(*bell.drain(), 5U);
@@ -107,6 +135,10 @@ TEST(EventFd, AFailedCallIsAnErrorAndTheCountStays) {
     EXPECT_EQ(*bell.pending(), 1U);
     EXPECT_EQ(for_each_fault([&] { return bell.drain(); }), 1U);
     EXPECT_EQ(for_each_fault([&] { return bell.ring(); }), 2U);
+    EXPECT_EQ(*bell.drain(), 1U) << "the round without a fault has rung";
+    EXPECT_EQ(for_each_fault([&] { return bell.kick(); }), 1U);
+    EXPECT_EQ(for_each_fault([&] { return bell.wait(1000); }), 2U);
+    ASSERT_TRUE(bell.kick());
     EXPECT_EQ(*bell.pending(), 1U);
 }
 

@@ -24,8 +24,10 @@ int to_status(int answer) {
     return -1;
 }
 
-/// A descriptor in flight counts against this user's limit until the manager has taken it.
-constexpr int in_flight_tries = 1000;
+/// A descriptor in flight counts against this user's limit until the manager has taken it: it is given so many times
+/// retry_ms, and no more, for the caller may be an event loop.
+constexpr int in_flight_tries = 4;
+constexpr int retry_ms = 5;
 
 int notify(const std::string& state, const int* fds, unsigned count) {
     for (int turn = 0;; ++turn) {
@@ -33,7 +35,7 @@ int notify(const std::string& state, const int* fds, unsigned count) {
             return to_status(::sd_pid_notify_with_fds(0, 0, state.c_str(), fds, count));
         });
         if (status >= 0 || errno != ETOOMANYREFS || turn == in_flight_tries) return status;
-        ::poll(nullptr, 0, 5);
+        ::poll(nullptr, 0, retry_ms);
     }
 }
 
@@ -76,6 +78,9 @@ Result<void> store_descriptor(const std::string& name, FdView fd) {
     const std::string what = fmt::format("store descriptor '{}' with the service manager", name);
     const int number = fd.number();
     const int status = notify(fmt::format("FDSTORE=1\nFDNAME={}\nFDPOLL=0", name), &number, 1);
+    if (status < 0 && errno == ETOOMANYREFS)
+        return Error{Errc::timed_out, ETOOMANYREFS,
+                     what + ": too many descriptors of this user are under way (RLIMIT_NOFILE)"};
     if (status < 0) return Error::from_errno(errno, what);
     if (status == 0) return no_manager(what);
     return {};

@@ -19,7 +19,8 @@
 /// close-on-exec and owned. Stored ones are not polled (FDPOLL=0): one that hangs up stays until it is removed.
 /// Storing returns when the manager's socket has the datagram: the descriptor survives this process from here on. What
 /// the manager does with it (its limit may be reached) is not told. wait_for_manager() returns when it has worked on
-/// everything before.
+/// everything before. While too many descriptors of this user are in flight, storing is an error (timed_out) after a
+/// few milliseconds.
 /// Threads: one at a time.
 /// Limits: names of letters that are printable, without ':'; all names of one start are one string in the environment:
 /// max_passed_names_bytes. The number is the unit's FileDescriptorStoreMax=, which systemd 254 and later tell.

@@ -89,6 +89,16 @@ TEST(ServiceManager, TooManyDescriptorsInFlightAreTriedAgain) {
     EXPECT_THAT(manager.names(), ElementsAre("d1.0"));
 }
 
+TEST(ServiceManager, TooManyDescriptorsInFlightAreAnErrorWhenTheyStay) {
+    const FakeServiceManager manager{"64"};
+    const EventFd bell = EventFd::create().value();
+    const FaultInjector injector{0, {.only = SysCall::notify, .os_error = ETOOMANYREFS, .repeat = 1'000'000}};
+    const auto refused = store_descriptor("d1.0", bell.view());
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::timed_out);
+    EXPECT_EQ(refused.error().os_error(), ETOOMANYREFS);
+}
+
 /// In a child whose descriptors 3 and 4 are /dev/null and an eventfd with one kick.
 template <typename Function>
 int with_passed(const std::string& process, Function&& function) {

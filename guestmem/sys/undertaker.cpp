@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guestmem/sys/undertaker.hpp"
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <mutex>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -15,10 +17,14 @@ namespace guestmem {
 
 /// Shared with the threads; only `mutex`, `closed` and `bell` are theirs, too.
 struct Undertaker::State {
+    struct Burial {
+        std::string party;
+        std::function<void()> on_closed;
+    };
     EventFd bell;
     EventSource source;
     std::uint64_t next_number = 0;
-    std::map<std::uint64_t, std::function<void()>> waiting;
+    std::map<std::uint64_t, Burial> waiting;
     std::mutex mutex;
     std::vector<std::uint64_t> closed;
 
@@ -35,7 +41,7 @@ void Undertaker::State::collect() {
     }
     for (const std::uint64_t number : done) {
         auto node = waiting.extract(number);
-        if (!node.empty()) node.mapped()();
+        if (!node.empty()) node.mapped().on_closed();
     }
 }
 
@@ -74,19 +80,29 @@ Result<Undertaker> Undertaker::create(EventLoop& loop) {
     return Undertaker{std::move(state)};
 }
 
-bool Undertaker::is_full() const { return state_->waiting.size() >= max_burials; }
 std::size_t Undertaker::count_waiting() const { return state_->waiting.size(); }
 
-void Undertaker::bury(UnixStream stream, std::function<void()> on_closed) {
+std::size_t Undertaker::count_waiting(std::string_view party) const {
+    return static_cast<std::size_t>(
+        std::ranges::count_if(state_->waiting, [&](const auto& one) { return one.second.party == party; }));
+}
+
+bool Undertaker::has_room(std::string_view party) const {
+    const std::size_t count = count_waiting(party);
+    return count == 0 || (count < max_burials_of_party && count_waiting() < max_burials);
+}
+
+bool Undertaker::bury(UnixStream stream, std::string_view party, std::function<void()> on_closed) {
     // First: from here on nothing more can be sent, so what is seen is all there is.
     stream.shut_down();
     if (!has_unread_fds(stream)) {
         stream = UnixStream{};
         on_closed();
-        return;
+        return false;
     }
     const std::uint64_t number = state_->next_number++;
-    state_->waiting.emplace(number, std::move(on_closed));
+    state_->waiting.emplace(number,
+                            State::Burial{.party = std::string{party}, .on_closed = std::move(on_closed)});
     try {
         std::thread{[state = state_, number, grave = std::move(stream)]() mutable {
             grave = UnixStream{};
@@ -100,8 +116,10 @@ void Undertaker::bury(UnixStream stream, std::function<void()> on_closed) {
     } catch (const std::system_error&) {
         // No thread to be had: the socket was closed with the lambda, here, and the wait was ours.
         auto node = state_->waiting.extract(number);
-        node.mapped()();
+        node.mapped().on_closed();
+        return false;
     }
+    return true;
 }
 
 }  // namespace guestmem

@@ -4,11 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <list>
 #include <optional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "guestmem/sys/eventfd.hpp"
+#include "guestmem/sys/testing/lingering_socket.hpp"
 #include "guestmem/sys/testing/resources.hpp"
 
 namespace guestmem {
@@ -22,7 +26,7 @@ protected:
     }
     bool bury_and_wait() {
         bool is_closed = false;
-        undertaker_.bury(std::move(ours_), [&] { is_closed = true; });
+        undertaker_.bury(std::move(ours_), {}, [&] { is_closed = true; });
         was_at_once_ = is_closed;
         for (int i = 0; i < 300 && !is_closed; ++i)
             if (!loop_.run_once(10)) return false;
@@ -65,6 +69,29 @@ TEST_F(UndertakerTest, NothingCanBeSentOnceItIsBuried) {
     ASSERT_TRUE(bury_and_wait());
     const std::array<std::byte, 3> bytes{};
     EXPECT_FALSE(theirs_.send(bytes));
+}
+
+TEST_F(UndertakerTest, APartyWithoutRoomTakesNobodyElsesRoom) {
+    std::list<testing::LingeringSocket> slow;
+    const std::array<std::byte, 1> byte{};
+    const auto bury_slow_one = [&](std::string_view party) {
+        auto [ours, theirs] = UnixStream::pair().value();
+        slow.emplace_back().give_to(theirs, byte);
+        EXPECT_TRUE(undertaker_.bury(std::move(ours), party));
+    };
+    while (undertaker_.has_room("greedy")) bury_slow_one("greedy");
+    EXPECT_EQ(undertaker_.count_waiting("greedy"), max_burials_of_party);
+    EXPECT_TRUE(undertaker_.has_room("modest"));
+    for (int party = 0; undertaker_.count_waiting() < max_burials; ++party) {
+        const std::string name = "party " + std::to_string(party);
+        while (undertaker_.has_room(name)) bury_slow_one(name);
+    }
+    EXPECT_TRUE(undertaker_.has_room("modest")) << "of whom nothing waits";
+    bury_slow_one("modest");
+    EXPECT_FALSE(undertaker_.has_room("modest"));
+    slow.clear();
+    for (int i = 0; i < 3000 && undertaker_.count_waiting() != 0; ++i) ASSERT_TRUE(loop_.run_once(10));
+    EXPECT_TRUE(undertaker_.has_room("greedy"));
 }
 
 TEST_F(UndertakerTest, LooksWithoutInstallingDescriptors) {

@@ -118,11 +118,24 @@ Result<Fd> lock_folder(const std::string& path) {
     return folder;
 }
 
+/// Whose a file is that this process makes in the folder of `path`.
+Result<std::pair<uid_t, gid_t>> native_owner(const std::string& path) {
+    struct stat folder{};
+    if (checked_call(SysCall::stat, [&] { return ::stat(parent_folder(path).c_str(), &folder); }) < 0)
+        return Error::from_errno(errno, fmt::format("folder {}", parent_folder(path)));
+    const bool is_inherited = (folder.st_mode & S_ISGID) != 0;
+    return std::pair{::geteuid(), is_inherited ? folder.st_gid : ::getegid()};
+}
+
 Result<void> dress(const ListenOptions& options) {
     const char* path = options.path.c_str();
-    if (options.owner || options.group) {
-        const uid_t owner = options.owner.value_or(static_cast<uid_t>(-1));
-        const gid_t group = options.group.value_or(static_cast<gid_t>(-1));
+    struct stat status{};
+    if (checked_call(SysCall::stat, [&] { return ::lstat(path, &status); }) < 0)
+        return Error::from_errno(errno, fmt::format("socket {}", options.path));
+    const auto [own_owner, own_group] = GM_TRY(native_owner(options.path));
+    const uid_t owner = options.owner.value_or(own_owner);
+    const gid_t group = options.group.value_or(own_group);
+    if (status.st_uid != owner || status.st_gid != group) {
         if (checked_call(SysCall::chown, [&] { return ::lchown(path, owner, group); }) < 0)
             return Error::from_errno(errno,
                                      fmt::format("socket {}: give it to owner {} group {}", options.path,
@@ -241,7 +254,7 @@ Result<PeerCredentials> credentials_of(FdView socket) {
             return ::getsockopt(socket.number(), SOL_SOCKET, SO_PEERCRED, &credentials, &length);
         }) < 0)
         return Error::from_errno(errno, "credentials of a peer");
-    return PeerCredentials{credentials.pid, credentials.uid, credentials.gid};
+    return PeerCredentials{.pid = credentials.pid, .uid = credentials.uid, .gid = credentials.gid};
 }
 
 Result<PeerCredentials> UnixStream::peer() const { return credentials_of(fd_); }

@@ -16,8 +16,9 @@
 ///
 /// Concepts: a UnixListener owns a socket file and accepts; a UnixStream is one connection.
 /// Contract: a stale socket file (nobody listens) is replaced; a live one, or a file that is no socket, is an
-/// error before anything is touched. Owner, group and mode are set before the first client can connect. The
-/// listener removes its file when it goes, unless somebody put another one there.
+/// error before anything is touched. Owner, group and mode are set before the first client can connect; an owner or
+/// group that is not given is the one that a file made there by this process has. The listener removes its file when it
+/// goes, unless somebody put another one there.
 /// Sends never raise SIGPIPE. Received descriptors are owned before anything else is done with them, and
 /// beyond the number that the caller expects they are closed.
 /// Threads: one at a time.
@@ -33,6 +34,8 @@ struct PeerCredentials {
     std::int32_t pid = 0;
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
+    /// Where somebody asked for it (peer_cgroup.hpp) and it could be told.
+    std::optional<std::string> cgroup = {};
 };
 
 [[nodiscard]] Result<PeerCredentials> credentials_of(FdView socket);
@@ -122,7 +125,7 @@ public:
     /// One that listens already, as a service manager or an earlier instance of the service has made it; its path is
     /// asked of the kernel. Only where it `is_owner` does it remove the file.
     [[nodiscard]] static Result<UnixListener> adopt(Fd fd, bool is_owner);
-    /// Owner, group and mode from here on.
+    /// Owner, group and mode from here on, as create() would give them.
     [[nodiscard]] Result<void> set_access(const ListenOptions& options) const;
     /// The file stays when the listener goes: somebody else listens on.
     void leave_file() { device_ = inode_ = 0; }

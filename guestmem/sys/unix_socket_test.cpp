@@ -22,6 +22,7 @@
 #include <string>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "guestmem/sys/eventfd.hpp"
@@ -246,6 +247,27 @@ TEST(UnixListener, SetsModeOwnerAndGroup) {
     EXPECT_EQ(listener.path(), path);
 }
 
+TEST(UnixListener, AnOwnerOrGroupThatIsNotGivenAnyMoreIsTakenBack) {
+    if (::geteuid() != 0) GTEST_SKIP() << "only root can give a file away";
+    const TempFolder folder;
+    const std::string path = folder.path_of("socket");
+    const auto listener = UnixListener::create({.path = path, .owner = 4242, .group = 4243}).value();
+    const auto owner_of = [&] {
+        struct stat status{};
+        EXPECT_EQ(::lstat(path.c_str(), &status), 0);
+        return std::pair{status.st_uid, status.st_gid};
+    };
+    EXPECT_EQ(owner_of(), (std::pair{uid_t{4242}, gid_t{4243}}));
+    ASSERT_TRUE(listener.set_access({.path = path, .group = 4244}));
+    EXPECT_EQ(owner_of(), (std::pair{::geteuid(), gid_t{4244}}));
+    ASSERT_TRUE(listener.set_access({.path = path}));
+    EXPECT_EQ(owner_of(), (std::pair{::geteuid(), ::getegid()}));
+    ASSERT_EQ(::chown(folder.path().c_str(), 0, 4245), 0);
+    ASSERT_EQ(::chmod(folder.path().c_str(), 02755), 0);
+    ASSERT_TRUE(listener.set_access({.path = path}));
+    EXPECT_EQ(owner_of(), (std::pair{::geteuid(), gid_t{4245}})) << "as a file that is made there";
+}
+
 TEST(UnixListener, IsForItsOwnerUnlessToldOtherwise) {
     const TempFolder folder;
     const auto listener = UnixListener::create({.path = folder.path_of("socket")}).value();
@@ -369,7 +391,7 @@ TEST(UnixListener, WhateverFailsNeitherFileNorDescriptorIsLeft) {
     const ListenOptions options{.path = folder.path_of("socket"), .owner = own_user()};
     const auto count = for_each_fault([&] { return UnixListener::create(options); },
                                       [&] { EXPECT_THAT(folder.entries(), IsEmpty()); });
-    EXPECT_GE(count, 9U);  // two looks, folder, lock, socket, bind, chown, chmod, listen
+    EXPECT_GE(count, 9U);  // four looks, folder, lock, socket, bind, chmod, listen
 }
 
 TEST(UnixListener, WhateverFailsAStaleSocketIsStillReplaceable) {

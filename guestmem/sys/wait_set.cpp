@@ -3,6 +3,8 @@
 
 #include <sys/epoll.h>
 
+#include <ctime>
+
 #include "guestmem/sys/faults.hpp"
 
 namespace guestmem {
@@ -26,6 +28,21 @@ Result<void> WaitSet::add(FdView fd) const {
 void WaitSet::remove(FdView fd) const noexcept {
     // Releasing does not fail: what is no member is none after.
     if (fd.is_open()) ::epoll_ctl(fd_.view().number(), EPOLL_CTL_DEL, fd.number(), nullptr);
+}
+
+Result<std::size_t> PollList::wait(int timeout_ms) {
+    const int count = checked_call(SysCall::poll, [&] {
+        // poll(2) passes over negative descriptors.
+        return ::poll(entries_.data(), entries_.size(), timeout_ms);
+    });
+    if (count < 0) return Error::from_errno(errno, "wait on descriptors");
+    return static_cast<std::size_t>(count);
+}
+
+std::int64_t tick_ms() {
+    timespec at{};
+    ::clock_gettime(CLOCK_MONOTONIC_COARSE, &at);
+    return std::int64_t{at.tv_sec} * 1000 + at.tv_nsec / 1'000'000;
 }
 
 }  // namespace guestmem

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include "guestmem/sys/eventfd.hpp"
 #include "guestmem/sys/poll.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
@@ -74,6 +76,52 @@ TEST(WaitSet, AMemberTwiceOrClosedIsAnError) {
     ASSERT_TRUE(set.add(bell.view()));
     EXPECT_EQ(set.add(bell.view()).error().code(), Errc::already_exists);
     EXPECT_FALSE(set.add(FdView{}));
+}
+
+TEST(PollList, TellsWhichOnesAreReady) {
+    const EventFd one = EventFd::create().value();
+    const EventFd two = EventFd::create().value();
+    auto [ours, theirs] = UnixStream::pair().value();
+    PollList list;
+    list.add(one.view());
+    list.add(FdView{});
+    list.add(two.view());
+    list.add(ours.view());
+    EXPECT_EQ(*list.wait(0), 0U);
+    ASSERT_TRUE(two.ring());
+    theirs = UnixStream{};
+    EXPECT_EQ(*list.wait(-1), 2U);
+    EXPECT_FALSE(list.is_ready(0));
+    EXPECT_FALSE(list.is_ready(1)) << "a closed one";
+    EXPECT_TRUE(list.is_ready(2));
+    EXPECT_TRUE(list.is_ready(3)) << "hung up";
+    EXPECT_FALSE(list.is_ready(4)) << "beyond the last";
+    list.clear();
+    list.add(one.view());
+    EXPECT_EQ(*list.wait(1), 0U);
+    EXPECT_FALSE(list.is_ready(2));
+}
+
+TEST(PollList, AWaitIsOneSystemCallAndItsFailureAnError) {
+    const EventFd bell = EventFd::create().value();
+    ASSERT_TRUE(bell.ring());
+    PollList list;
+    list.add(bell.view());
+    EXPECT_EQ(testing::for_each_fault([&] { return list.wait(1000); }), 1U);
+}
+
+TEST(TickMs, IsLateByATickAtMostAndNeverEarly) {
+    const auto exact_ms = [] {
+        return std::chrono::duration_cast<std::chrono::milliseconds>(
+                   std::chrono::steady_clock::now().time_since_epoch())
+            .count();
+    };
+    for (int i = 0; i < 1000; ++i) {
+        const auto before = exact_ms();
+        const auto tick = tick_ms();
+        EXPECT_LE(tick, exact_ms());
+        EXPECT_GE(tick, before - 100) << "a machine without ticks is as late as that";
+    }
 }
 
 TEST(WaitSet, WhateverFailsIsAnErrorAndLeavesNothing) {

@@ -43,14 +43,15 @@ public:
 
 private:
     VmMemory(std::shared_ptr<const KvmMachine> machine, KvmSlots slots, std::shared_ptr<const MemoryMap> map)
-        : machine_(std::move(machine)), slots_(std::move(slots)), live_(std::move(map)) {}
+        : live_(std::move(map)), slots_(std::move(slots)), machine_(std::move(machine)) {}
     /// Makes the calls of the plan for `map`, as far as they go well.
     [[nodiscard]] Result<void> show(const MemoryMap& map);
 
     mutable std::mutex mutex_;
-    std::shared_ptr<const KvmMachine> machine_;
-    KvmSlots slots_;
+    // The machine goes first: no slot of it shows memory that is unmapped.
     LiveMap live_;
+    KvmSlots slots_;
+    std::shared_ptr<const KvmMachine> machine_;
 };
 
 }  // namespace guestmem::vmm

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who keeps a service's descriptors: a keeper that is killed, a service manager, and a journal that is damaged."""
 
+import errno
 import os
 import signal
 import socket
 import struct
 import time
 
+from control_peer import ControlError, ControlPeer
 from ivshmem_peer import Peer, connect
 from kept_service import KeptCase, is_running, journal_of, keepers_of, picture_of
 from service import NOBODY, is_socket, main, need_root, program, run_as, seeded_random, share_config, wait_until
@@ -67,24 +69,54 @@ class KeeperKilled(KeptCase):
         self.assertEqual(self.join().id, 0)
         self.finish_all(service)
 
-    def test_a_stopped_keeper_holds_the_service_up_only_for_its_patience(self):
+    def test_while_a_keeper_is_stopped_the_service_answers_and_after_it_everything_is_kept(self):
         config = self.write_config(share_config(4, 2))
         service = self.start(config)
         one = self.join()
+        control = self.control()
         keeper = self.keeper()
         os.kill(keeper, signal.SIGSTOP)
         try:
+            # More than a socket's queue takes: the keeper is behind from then on.
+            for _ in range(320):
+                self.join(timeout=30.0).close()
             began = time.monotonic()
+            for _ in range(20):
+                control.call("share.list")
             two = self.join(timeout=30.0)
-            self.assertLess(time.monotonic() - began, 25.0)
+            self.assertLess(time.monotonic() - began, 20.0, "it waits for the keeper")
             two.kick(one.id, 0)
             self.assertEqual(one.wait(0), 1)
         finally:
             os.kill(keeper, signal.SIGCONT)
-        two.close()
+        # An upgrade is refused until the keeper has everything.
+        self.assertTrue(wait_until(lambda: self.retires(), 30.0))
+        self.assertEqual(service.process.wait(30), 0)
+        service = self.start(config)
         self.assert_stays(one)
-        service = self.follow(service, config)
+        self.assert_stays(two)
+        two.kick(one.id, 0)
+        self.assertEqual(one.wait(0), 1)
+        self.finish_all(service)
+
+    def retires(self):
+        with ControlPeer(self.path("control"), timeout=30.0) as control:
+            try:
+                control.call("share.retire")
+            except ControlError:
+                return False
+            return True
+
+    def test_a_socket_whose_file_is_gone_is_made_anew(self):
+        config = self.write_config(share_config(4, 2))
+        service = self.start(config)
+        one = self.join()
+        self.kill(service)
+        os.unlink(self.path("sock"))
+        service = self.start(config)
+        self.assertEqual(len(service.lines("its file is gone")), 1, service.log())
         self.assert_stays(one)
+        self.assertEqual(self.join().id, 1)
         self.finish_all(service)
 
 
@@ -184,11 +216,27 @@ class Manager(KeptCase):
         self.assertTrue(is_socket(self.path("sock")), "the manager's, not ours")
         self.assertFalse(os.path.lexists(self.path("control")), "ours")
 
-    def test_a_store_that_is_full_is_said_and_the_service_serves(self):
+    def test_a_share_that_the_store_has_no_room_for_is_refused_at_the_start(self):
         manager = self.manage(store_max=6)
-        self.live(manager)
-        self.assertEqual(self.join().id, 0)
+        manager.start()
+        self.assertEqual(manager.wait(), 1)
         self.assertLessEqual(len(manager.names()), 6)
+
+    def test_a_store_that_is_full_is_a_reason_to_refuse_a_newcomer(self):
+        # Journal, two listeners, memory, presence, four sender pages, eight doorbells; and one client.
+        manager = self.manage(store_max=18)
+        self.live(manager)
+        one = self.join()
+        self.assertEqual(one.id, 0)
+        with connect(self.path("sock")) as sock:
+            sock.settimeout(20)
+            self.assertEqual(struct.unpack("<q", sock.recv(8))[0], -errno.ENOSPC)
+        self.assertLessEqual(len(manager.names()), 18)
+        self.settle()
+        manager.kill()
+        manager.wait()
+        self.live(manager)
+        self.assert_stays(one)
 
 
 @need_root

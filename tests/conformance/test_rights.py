@@ -7,12 +7,13 @@ import mmap
 import os
 import re
 import signal
+import subprocess
 
 import ivshmem_peer
 from control_peer import ControlError, ControlPeer
 from ivshmem_peer import Peer, identity_of
 from kept_service import SENDER_BYTES, KeptCase, Session, mapping_fails, seals_of
-from service import NOBODY, main, need_root, run_as, wait_until
+from service import NOBODY, main, need_root, program, run_as, wait_until
 
 OTHER = 65533
 
@@ -470,6 +471,48 @@ class Reload(RightsCase):
         service = self.follow(service, path)
         self.assertEqual(self.revoked(), {1: False})
         self.finish_all(service)
+
+    def test_a_list_says_which_instance_it_is_and_who_keeps_it(self):
+        path = self.write_config(config(self.ALL))
+        service = self.start(path)
+
+        def last_line():
+            done = self.run_tool("share", "list", "--control", self.path("control"))
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return done.stdout.splitlines()[-1]
+
+        held = r"held by the keeper \(pid \d+\)$"
+        self.assertRegex(last_line(), rf"^service {service.pid}, instance 1, {held}")
+        service = self.follow(service, path)
+        self.assertRegex(last_line(), rf"^service {service.pid}, instance 2, {held}")
+        self.finish_all(service)
+
+
+class LeastPrivilege(RightsCase):
+    # Its own /run, so that no other service's run-time folder is touched.
+    SCRIPT = """
+        mount -t tmpfs none /run || exit 77
+        "$0" share serve --config "$1" 2>/run/log & service=$!
+        for turn in $(seq 400); do
+            if grep -q ready: /run/log || ! kill -0 $service; then break; fi
+            sleep 0.05
+        done
+        stat -c 'folder of %u' /run/guestmem
+        kill -TERM $service; wait $service
+        echo "ended with $?"
+        ls /run/guestmem
+        cat /run/log >&2
+    """
+
+    @need_root
+    def test_the_runtime_folder_is_the_users_and_empty_at_the_end(self):
+        path = self.write_config(f'user = "{NOBODY}"\n[[share]]\nname = "m"\nsize = "4K"\n')
+        alone = ["unshare", "--mount", "--propagation", "private"]
+        done = subprocess.run([*alone, "sh", "-c", self.SCRIPT, program(), path], capture_output=True,
+                              text=True, timeout=60, check=False)
+        if done.returncode == 77 or "unshare" in done.stderr:
+            self.skipTest(f"no mounts of our own here: {done.stderr.strip()}")
+        self.assertEqual(done.stdout.splitlines(), [f"folder of {NOBODY}", "ended with 0"], done.stderr)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@
 
 #include "guestmem/share/ivshmem/wire.hpp"
 #include "guestmem/sys/memfd.hpp"
-#include "guestmem/sys/poll.hpp"
 
 namespace guestmem::share {
 namespace {
@@ -65,16 +64,14 @@ Result<void> Client::ring(std::uint32_t peer, std::uint32_t vector) const {
     if (vector >= bells->size())
         return Error{Errc::out_of_range,
                      fmt::format("peer {} has vectors 0 to {}, not {}", peer, bells->size() - 1, vector)};
-    return (*bells)[vector].ring();
+    return (*bells)[vector].kick();
 }
 
 Result<std::uint64_t> Client::wait(std::uint32_t vector, int timeout_ms) const {
     const auto* own = table_.own_id() ? table_.find(*table_.own_id()) : nullptr;
     if (own == nullptr || vector >= own->size())
         return Error{Errc::out_of_range, fmt::format("this client has no vector {}", vector)};
-    const EventFd& bell = (*own)[vector];
-    if (!GM_TRY(poll_readable(bell.view(), timeout_ms))) return std::uint64_t{0};
-    return bell.drain();
+    return (*own)[vector].wait(timeout_ms);
 }
 
 Result<Mapping> Client::map(MapAccess access) const { return map_sealed(table_.memory(), access); }

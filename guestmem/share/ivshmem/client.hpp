@@ -18,6 +18,9 @@
 /// Contract: a refusal of the server is an error with its errno. Memory that others can shrink is not mapped:
 /// map() asks for the seals first.
 /// Threads: one at a time.
+/// Cost: ring() is one system call, wait() two when it was rung; neither allocates.
+/// Known holes: a peer that made its own doorbell blocking and filled its counter (2^64-2 kicks) makes ring() wait for
+/// it. Who has such peers attaches as a Session with RingStyle::never_waits.
 /// Example: examples/ring.cpp.
 
 namespace guestmem::share {

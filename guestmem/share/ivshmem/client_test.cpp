@@ -10,6 +10,7 @@
 
 #include "guestmem/share/ivshmem/outbox.hpp"
 #include "guestmem/share/ivshmem/wire.hpp"
+#include "guestmem/sys/faults.hpp"
 #include "guestmem/sys/host.hpp"
 #include "guestmem/sys/memfd.hpp"
 
@@ -77,6 +78,40 @@ TEST_F(IvshmemClient, RingsAndIsRung) {
     EXPECT_FALSE(client_->ring(1, 1));
     EXPECT_FALSE(client_->ring(9, 0));
     EXPECT_FALSE(client_->wait(1, 0));
+}
+
+TEST_F(IvshmemClient, ARingIsOneWriteAndAWaitThatWasRungOnePollAndOneRead) {
+    greet(0);
+    const EventFd own = EventFd::create().value();
+    say(1, bell_.view());
+    say(0, own.view());
+    ASSERT_TRUE(client_->join(1, 1000));
+    const auto call_of = [](std::uint64_t nth, auto&& attempt) {
+        const FaultInjector injector{nth};
+        const bool is_good = attempt();
+        EXPECT_NE(is_good, injector.has_fired());
+        return injector.failed_call();
+    };
+    const auto ring = [&] { return client_->ring(1, 0).has_value(); };
+    EXPECT_EQ(call_of(0, ring), SysCall::write);
+    EXPECT_EQ(call_of(1, ring), SysCall::count);
+    ASSERT_TRUE(own.ring());
+    const auto wait = [&] { return client_->wait(0, 10'000).has_value(); };
+    EXPECT_EQ(call_of(0, wait), SysCall::poll);
+    EXPECT_EQ(call_of(1, wait), SysCall::read);
+    EXPECT_EQ(call_of(2, wait), SysCall::count);
+}
+
+TEST_F(IvshmemClient, ADoorbellThatIsFullIsRungAsItIs) {
+    greet(0);
+    const std::uint64_t full = 0xffff'ffff'ffff'fffe;
+    ASSERT_EQ(::write(bell_.view().number(), &full, sizeof full), static_cast<ssize_t>(sizeof full));
+    const EventFd own = EventFd::create().value();
+    say(1, bell_.view());
+    say(0, own.view());
+    ASSERT_TRUE(client_->join(1, 1000));
+    EXPECT_TRUE(client_->ring(1, 0));
+    EXPECT_EQ(bell_.drain().value(), full);
 }
 
 TEST_F(IvshmemClient, ARefusalIsItsErrno) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -21,6 +22,10 @@
 /// was kept before gets its new descriptor. forget() lets go; keys that are not kept are passed over. The
 /// order of calls is kept. sync() returns when everything before it is done: what was forgotten is closed there. An
 /// error of keep() says that some of these descriptors may not be kept, one of sync() that one given before is not.
+/// An error (timed_out) ends nothing: the keeper does not take more for the moment, and the caller gives the same again
+/// once is_answering(). Who makes something that has to be kept asks check_room() first: (exhausted), and nothing was
+/// sent.
+/// forget_rest() lets go of what a keeper held when it was joined and was not given to keep() since.
 /// end() forgets everything and ends a keeper of our own: there is no next instance.
 /// Threads: one at a time.
 /// Cost: keep() of n descriptors is about n/250 messages to a keeper of ours, n to the service manager.
@@ -71,7 +76,14 @@ public:
     [[nodiscard]] virtual Result<void> keep(std::span<const KeepRequest> requests) = 0;
     [[nodiscard]] virtual Result<void> forget(std::span<const KeptKey> keys) = 0;
     [[nodiscard]] virtual Result<void> sync() = 0;
+    /// The same for an event loop: it waits no longer than keep() does.
+    [[nodiscard]] virtual Result<void> sync_soon() { return sync(); }
     [[nodiscard]] virtual Result<void> end() = 0;
+    /// Whether so many keys more fit.
+    [[nodiscard]] virtual Result<void> check_room(std::size_t count) const = 0;
+    /// Never waits: asks the keeper at the first call, and looks for its answer at later ones.
+    [[nodiscard]] virtual Result<bool> is_answering() = 0;
+    [[nodiscard]] virtual Result<void> forget_rest() = 0;
     /// Readable when the keeper is gone and another one is needed; not open where that cannot happen.
     [[nodiscard]] virtual FdView gone() const = 0;
     /// "keeper (pid 812)", "service manager".

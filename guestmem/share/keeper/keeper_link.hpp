@@ -4,8 +4,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
-#include <set>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,12 +21,14 @@
 /// Contract: join_keeper() connects, starts a keeper where none listens, and returns with everything that it held. The
 /// other end has to be a process of the own user, of root, or of `users`. While another service is served, join waits
 /// for its end until `patience` is over; the error (busy) has its number.
-/// keep() of one descriptor is one send: once it returned, the descriptor is in flight and survives this process. Of
-/// several it waits for an answer to each message of 250. A keeper that does not read (stopped, say) makes a call an
-/// error (timed_out) after `patience`; the connection stays, and later calls may do well.
+/// keep() of at most 250 descriptors is one send: once it returned, they are in flight and survive this process. Of
+/// more it waits for an answer to each message but the last. A keeper that does not read (stopped, say) makes keep()
+/// and forget() an error (timed_out) after `call_patience`, and all else after `patience`; descriptors in flight at the
+/// limit of this user are waited for a few milliseconds only. The connection stays, and later calls may do well.
 /// gone() is readable once the keeper, or the connection, has ended; every call is an error (unavailable) then. What is
 /// held here is still open: a new keeper is joined and given everything.
-/// Limits: as many keys as the keeper has said; one more is an error (exhausted) before anything is sent.
+/// Limits: as many keys as the keeper has said; one more is an error (exhausted) before anything is sent. In a join
+/// 500 descriptors are in flight at most.
 /// Threads: one at a time.
 /// Cost: 5,000 descriptors come in about 2 ms; one is about 10 us to keep, since it wakes the keeper; 64 bytes of
 /// memory for each key.
@@ -36,6 +39,7 @@ struct KeeperJoinOptions {
     std::string path;
     std::vector<std::uint32_t> users = {};  ///< who may be the keeper, besides root and ourselves
     std::chrono::milliseconds patience{5'000};
+    std::chrono::milliseconds call_patience{250};  ///< of keep() and forget(), which an event loop calls
     bool drops_privileges = true;  ///< of a keeper that has to be started: see KeeperProcessOptions
 };
 
@@ -52,15 +56,23 @@ public:
     [[nodiscard]] Result<void> keep(std::span<const KeepRequest> requests) override;
     [[nodiscard]] Result<void> forget(std::span<const KeptKey> keys) override;
     [[nodiscard]] Result<void> sync() override;
+    [[nodiscard]] Result<void> sync_soon() override;
     [[nodiscard]] Result<void> end() override;
+    [[nodiscard]] Result<void> check_room(std::size_t count) const override;
+    [[nodiscard]] Result<bool> is_answering() override;
+    [[nodiscard]] Result<void> forget_rest() override;
     [[nodiscard]] FdView gone() const override { return hangup_; }
     [[nodiscard]] std::string describe() const override;
 
     [[nodiscard]] std::size_t capacity() const { return capacity_; }
 
 private:
-    KeeperLink(SeqpacketStream stream, Fd hangup, std::int32_t process, std::chrono::milliseconds patience)
-        : stream_(std::move(stream)), hangup_(std::move(hangup)), process_(process), patience_(patience) {}
+    KeeperLink(SeqpacketStream stream, Fd hangup, std::int32_t process, const KeeperJoinOptions& options)
+        : stream_(std::move(stream)),
+          hangup_(std::move(hangup)),
+          process_(process),
+          patience_(options.patience),
+          call_patience_(options.call_patience) {}
 
     struct Incoming {
         KeeperMessage message;
@@ -71,9 +83,14 @@ private:
     [[nodiscard]] Result<void> send(const KeeperMessage& message, std::span<const FdView> fds,
                                     const Deadline& deadline) const;
     [[nodiscard]] Result<Incoming> receive(const Deadline& deadline);
+    /// One message; nothing when none waits.
+    [[nodiscard]] Result<std::optional<Incoming>> receive_now();
     /// Sends a message that wants an answer, and waits for it.
-    [[nodiscard]] Result<void> ask(KeeperMessage message, std::span<const FdView> fds);
-    [[nodiscard]] Result<void> check_room(std::span<const KeepRequest> requests) const;
+    [[nodiscard]] Result<void> ask(KeeperMessage message, std::span<const FdView> fds,
+                                   const Deadline& deadline);
+    /// An answer's number. What the keeper could not do is an error.
+    [[nodiscard]] Result<std::uint32_t> read_answer(const Incoming& incoming);
+    [[nodiscard]] std::uint32_t take_number();
     [[nodiscard]] Error late() const;
     [[nodiscard]] Error ended() const;
 
@@ -81,10 +98,14 @@ private:
     Fd hangup_;
     std::int32_t process_;
     std::chrono::milliseconds patience_;
+    std::chrono::milliseconds call_patience_;
     std::size_t count_announced_ = 0;
     std::size_t capacity_ = 0;
     std::uint32_t last_number_ = 0;
-    std::set<KeptKey> keys_;
+    std::uint32_t probe_ = 0;  ///< the number of a question that is_answering() waits for; 0: none
+    bool is_probed_ = false;   ///< it was answered, and is_answering() has not said so
+    enum class Since : std::uint8_t { join, keep };
+    std::map<KeptKey, Since> keys_;
 };
 
 }  // namespace guestmem::share

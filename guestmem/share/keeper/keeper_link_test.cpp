@@ -142,6 +142,8 @@ TEST(JoinKeeper, BelievesAKeeperOnlyWhatFitsTogether) {
     const KeeperMessage none{.verb = KeeperVerb::holding};
     const KeeperMessage other{.verb = KeeperVerb::holding, .keys = {{.kind = KeptKind::sender}}};
     EXPECT_TRUE(hear({{welcome, 0}, {two, 2}, {none, 0}}));
+    KeeperMessage many = welcome;
+    many.values[1] = 300;
     KeeperMessage huge = welcome;
     huge.values[1] = max_kept_fds + 1;
     const std::vector<std::vector<std::pair<KeeperMessage, std::size_t>>> lies{
@@ -153,6 +155,7 @@ TEST(JoinKeeper, BelievesAKeeperOnlyWhatFitsTogether) {
         {{welcome, 0}, {same, 2}},
         {{welcome, 0}, {none, 0}},
         {{welcome, 0}, {two, 2}, {other, 1}, {none, 0}},
+        {{many, 0}, {two, 2}, {none, 0}, {none, 0}},
         {{welcome, 0}, {{.verb = KeeperVerb::done}, 0}},
     };
     for (std::size_t i = 0; i < lies.size(); ++i) {
@@ -235,12 +238,17 @@ TEST(KeeperLink, ToAStoppedKeeperIsAnErrorInTimeAndGoesOnAfter) {
     const TempFolder folder;
     const std::string path = folder.path_of("keeper");
     const KeeperProcess keeper{path};
-    const Inheritance service =
-        join_keeper({.path = path, .patience = std::chrono::milliseconds{500}}).value();
+    const Inheritance service = join_keeper({.path = path,
+                                             .patience = std::chrono::milliseconds{500},
+                                             .call_patience = std::chrono::milliseconds{100}})
+                                    .value();
     const Bells bells{1};
+    EXPECT_TRUE(eventually([&] { return service.keeper->is_answering().value(); }, patience));
     keeper.signal(SIGSTOP);
 
     EXPECT_EQ(service.keeper->sync().error().code(), Errc::timed_out);
+    EXPECT_EQ(service.keeper->sync_soon().error().code(), Errc::timed_out);
+    EXPECT_FALSE(service.keeper->is_answering().value());
     // The queue of a socket takes about 280 packets.
     std::optional<Error> failure;
     for (int count = 0; !failure && count < 100'000; ++count)
@@ -248,11 +256,85 @@ TEST(KeeperLink, ToAStoppedKeeperIsAnErrorInTimeAndGoesOnAfter) {
     ASSERT_TRUE(failure);
     EXPECT_EQ(failure->code(), Errc::timed_out);
     EXPECT_THAT(failure->message(), HasSubstr("is it stopped?"));
+    EXPECT_EQ(service.keeper->forget(bells.keys()).error().code(), Errc::timed_out);
+    EXPECT_FALSE(service.keeper->is_answering().value()) << "full, and not waited for";
     EXPECT_FALSE(poll_readable(service.keeper->gone(), 0).value());
 
     keeper.signal(SIGCONT);
+    EXPECT_TRUE(eventually([&] { return service.keeper->is_answering().value(); }, patience));
     EXPECT_TRUE(eventually([&] { return service.keeper->sync().has_value(); }, patience));
     EXPECT_FALSE(poll_readable(service.keeper->gone(), 0).value()) << "late answers are no end";
+}
+
+TEST(KeeperLink, ACallBetweenDoesNotTakeTheAnswerOfTheQuestionAway) {
+    const TempFolder folder;
+    const std::string path = folder.path_of("keeper");
+    const KeeperProcess keeper{path};
+    const Inheritance service = join(path);
+    keeper.signal(SIGSTOP);
+    EXPECT_FALSE(service.keeper->is_answering().value());
+    keeper.signal(SIGCONT);
+    ASSERT_TRUE(service.keeper->sync());
+    EXPECT_TRUE(service.keeper->is_answering().value());
+}
+
+TEST(KeeperLink, DescriptorsInFlightAtTheLimitAreNotWaitedForLong) {
+    const TempFolder folder;
+    const std::string path = folder.path_of("keeper");
+    const KeeperProcess keeper{path};
+    const Bells bells{1};
+    const Inheritance service = join(path);
+    {
+        const FaultInjector injector{
+            0, {.only = SysCall::sendmsg, .os_error = ETOOMANYREFS, .repeat = 1'000'000}};
+        const auto begin = std::chrono::steady_clock::now();
+        const auto refused = service.keeper->keep(bells.requests());
+        EXPECT_LT(std::chrono::steady_clock::now() - begin, patience / 2) << "not for its patience";
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code(), Errc::timed_out);
+        EXPECT_EQ(refused.error().os_error(), ETOOMANYREFS);
+        EXPECT_THAT(refused.error().message(), HasSubstr("RLIMIT_NOFILE is"));
+        EXPECT_FALSE(service.keeper->is_answering().value()) << "it cannot be asked";
+    }
+    ASSERT_TRUE(service.keeper->keep(bells.requests()));
+    EXPECT_TRUE(service.keeper->sync()) << "the connection is as it was";
+}
+
+TEST(KeeperLink, RoomIsAskedForBeforeAnythingIsSent) {
+    const TempFolder folder;
+    const std::string path = folder.path_of("keeper");
+    const KeeperProcess keeper{KeeperProcessOptions{.path = path, .capacity = 4}};
+    const Bells bells{3};
+    const Inheritance service = join(path);
+    ASSERT_TRUE(service.keeper->keep(bells.requests()));
+    EXPECT_TRUE(service.keeper->check_room(1));
+    const auto full = service.keeper->check_room(2);
+    ASSERT_FALSE(full);
+    EXPECT_EQ(full.error().code(), Errc::exhausted);
+    EXPECT_EQ(full.error().os_error(), ENOSPC);
+    ASSERT_TRUE(service.keeper->forget(std::array{bells.keys()[0]}));
+    EXPECT_TRUE(service.keeper->check_room(2));
+}
+
+TEST(KeeperLink, ForgetsTheRestThatWasNotKeptAgain) {
+    const TempFolder folder;
+    const std::string path = folder.path_of("keeper");
+    const KeeperProcess keeper{path};
+    const Bells bells{3};
+    const Bells others{2, 4};
+    {
+        const Inheritance first = join(path);
+        ASSERT_TRUE(first.keeper->keep(bells.requests()));
+        ASSERT_TRUE(first.keeper->keep(others.requests()));
+        ASSERT_TRUE(first.keeper->forget_rest()) << "all of it was kept by this one";
+    }
+    {
+        const Inheritance second = join(path);
+        ASSERT_EQ(second.kept.size(), 5U);
+        ASSERT_TRUE(second.keeper->keep(bells.requests()));
+        ASSERT_TRUE(second.keeper->forget_rest());
+    }
+    EXPECT_TRUE(bells.are(join(path).kept));
 }
 
 TEST(KeeperLink, SaysWhenTheKeeperIsGoneAndANewOneGetsEverything) {

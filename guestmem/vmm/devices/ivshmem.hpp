@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "guestmem/base/result.hpp"
+#include "guestmem/device/interrupt.hpp"
+#include "guestmem/device/io_device.hpp"
+#include "guestmem/device/pci/function.hpp"
+#include "guestmem/device/pci/msix.hpp"
+#include "guestmem/share/session.hpp"
+#include "guestmem/sys/kvm.hpp"
+#include "guestmem/vmm/vm_memory.hpp"
+
+/// `vdev ivshmem`: the ivshmem device of revision 1, plain or with doorbells, on a share of the service.
+///
+/// Concepts: BAR0 has four registers, BAR1 the MSI-X table, BAR2 the memory. The guest's write to the doorbell register is an
+/// eventfd of the peer (KVM's ioeventfd), and a peer's kick is an eventfd that is our message (irqfd): no thread of ours
+/// runs in between.
+/// Contract: registers, ids and sizes as QEMU's ivshmem-plain and ivshmem-doorbell have them: 1af4:1110, revision 1, class 0500;
+/// IVPosition at 8 says the own id, 0 for a plain one; the doorbell at 12 takes the peer's id in the high half and the vector
+/// in the low half, and ignores what nobody has. The masks at 0 and 4 are storage. The share's rights hold: one that may
+/// only read has a BAR2 that the guest cannot write.
+/// Threads: any.
+/// Limits: max_kernel_doorbells pairs of peer and vector go through the kernel, the others through the processor's exit.
+/// Lifetime: leave() comes before machine and memory go.
+
+namespace guestmem::vmm {
+
+class IvshmemDevice final : public IoDevice {
+public:
+    static constexpr std::size_t max_kernel_doorbells = 512;
+    static constexpr std::uint64_t register_bytes = 256;
+
+    struct Options {
+        share::SessionOptions session;
+        bool has_doorbell = true;
+        std::shared_ptr<MsiConnector> connector;
+        std::shared_ptr<const KvmMachine> machine;
+        VmMemory* memory = nullptr;
+        std::function<void(const std::string&)> warn;
+    };
+    [[nodiscard]] static Result<std::shared_ptr<IvshmemDevice>> create(Options options);
+
+    /// What goes onto the bus; it holds the device.
+    [[nodiscard]] static Result<std::shared_ptr<pci::Function>> make_function(
+        const std::shared_ptr<IvshmemDevice>& device);
+    [[nodiscard]] const share::Session& session() const { return session_; }
+    /// Out of the share, the guest's addresses and the kernel.
+    void leave();
+
+    void read(std::uint64_t offset, std::span<std::byte> data) override;
+    void write(std::uint64_t offset, std::span<const std::byte> data) override;
+
+private:
+    IvshmemDevice(Options options, share::Session session, std::shared_ptr<const HostMemory> data)
+        : options_(std::move(options)), session_(std::move(session)), data_(std::move(data)) {}
+    struct Doorbell {
+        std::uint32_t value = 0;
+        FdView eventfd;
+    };
+    void collect_doorbells();
+    [[nodiscard]] Result<void> move_registers(std::optional<std::uint64_t> address);
+    [[nodiscard]] Result<void> move_memory(std::optional<std::uint64_t> address);
+    void ring(std::uint32_t value);
+    void complain(const Error& error);
+
+    Options options_;
+    share::Session session_;
+    std::shared_ptr<const HostMemory> data_;
+    std::shared_ptr<pci::Msix> msix_;
+    std::vector<Doorbell> doorbells_;
+    std::mutex mutex_;
+    std::array<std::uint32_t, 2> masks_{};
+    std::optional<std::uint64_t> registers_at_;
+    std::size_t count_connected_ = 0;  ///< of the doorbells, the first ones
+    std::optional<GuestRange> memory_at_;
+    bool has_complained_ = false;
+};
+
+}  // namespace guestmem::vmm

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guestmem/vmm/share_watch.hpp"
+
+#include <chrono>
+
+#include "guestmem/sys/poll.hpp"
+
+namespace guestmem::vmm {
+namespace {
+
+/// A service that is away tells nothing: its clients look for it by themselves now and then.
+constexpr int longest_wait_ms = 500;
+/// What stays readable without anything to find is not asked for more often.
+constexpr std::chrono::milliseconds idle_pause{1};
+
+}  // namespace
+
+Result<std::unique_ptr<ShareWatch>> ShareWatch::create() {
+    EventFd wakeup = GM_TRY(EventFd::create());
+    return std::unique_ptr<ShareWatch>{new ShareWatch{std::move(wakeup)}};
+}
+
+void ShareWatch::start() {
+    thread_ = std::thread{[this] { run(); }};
+}
+
+void ShareWatch::wake() { static_cast<void>(wakeup_.ring()); }
+
+void ShareWatch::stop() {
+    if (!thread_.joinable()) return;
+    is_ending_ = true;
+    wake();
+    thread_.join();
+}
+
+void ShareWatch::run() {
+    while (!is_ending_) {
+        std::vector<std::shared_ptr<ShmemClient>> clients;
+        for (const Clients& source : sources_) {
+            for (auto& client : source()) clients.push_back(std::move(client));
+        }
+        std::vector<FdView> views{wakeup_.view()};
+        for (const auto& client : clients) views.push_back(client->view());
+        const auto ready = poll_readable(views, clients.empty() ? -1 : longest_wait_ms);
+        static_cast<void>(wakeup_.drain());
+        if (!ready) {
+            std::this_thread::sleep_for(idle_pause);
+            continue;
+        }
+        bool has_found = ready->empty();
+        for (const std::size_t index : *ready) {
+            if (index == 0) {
+                has_found = true;
+            } else if (clients[index - 1]->look()) {
+                has_found = true;
+            }
+        }
+        if (ready->empty()) {
+            for (const auto& client : clients) client->look();
+        }
+        if (!has_found) std::this_thread::sleep_for(idle_pause);
+    }
+}
+
+}  // namespace guestmem::vmm
