@@ -14,8 +14,8 @@
 
 /// What a machine will be made of, said before anything is made: its configuration, and what this host makes of it.
 ///
-/// Concepts: `vmm/config` has checked what a file can tell by itself. A plan adds what follows from the host: which backend
-/// each memory is and whether it can be had, that files are there, where BARs and shared memory will lie.
+/// Concepts: `vmm/config` has checked what a file can tell by itself. A plan adds what follows from the host: which
+/// backend each memory is and whether it can be had, that files are there, where BARs and shared memory will lie.
 /// Contract: nothing is made or opened for writing. Every mistake is in the error, each with its line.
 /// Threads: any; plain values.
 /// Example:

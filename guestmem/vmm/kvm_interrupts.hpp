@@ -16,9 +16,9 @@
 
 /// The interrupts of a machine whose I/O APIC is ours: which eventfd is which message.
 ///
-/// Concepts: a GSI is a number with a route (a message to the local APICs); an irqfd is an eventfd whose write is that
-/// GSI. The first GSIs are the I/O APIC's pins, each with an eventfd of ours; the others are given to devices' messages.
-/// KVM tells the end of an interrupt only for pins.
+/// Concepts: a GSI is a number with a route (a message to the local APICs); an irqfd is an eventfd whose write is
+/// that GSI. The first GSIs are the I/O APIC's pins, each with an eventfd of ours; the others are given to devices'
+/// messages. KVM tells the end of an interrupt only for pins.
 /// Contract: a message that is masked has neither route nor irqfd: kicks stay in its eventfd, and unmasking delivers
 /// them as one. The table of routes is set as a whole; what KVM refuses leaves the old one in force.
 /// Threads: any.

@@ -19,7 +19,8 @@
 /// about it. Everything else it owns.
 /// Contract: create() makes all of it, or nothing: what was made goes with an error. start() runs the guest; the end
 /// comes once, by the world's `ended`, from a thread of the machine. The destructor ends a guest that still runs.
-/// Threads: any; the world's functions are called from the machine's threads, and must neither wait nor end the machine.
+/// Threads: any; the world's functions are called from the machine's threads, and must neither wait nor end the
+/// machine.
 /// Cost: create() touches no RAM but what the guest's files fill.
 /// Example:
 ///     auto machine = GM_TRY(Machine::create(plan, world));

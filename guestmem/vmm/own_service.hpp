@@ -13,8 +13,8 @@
 
 /// The share service of one machine: for regions where no service of the host is there.
 ///
-/// Concepts: the same service as `guestmem share serve`, in a thread of the machine, with a control socket that only this
-/// user opens. Host programs find it there; other machines are told its path if they are to share.
+/// Concepts: the same service as `guestmem share serve`, in a thread of the machine, with a control socket that
+/// only this user opens. Host programs find it there; other machines are told its path if they are to share.
 /// Contract: create() listens; the regions end with the machine.
 /// Threads: any.
 

@@ -19,8 +19,9 @@
 ///
 /// Concepts: a processor runs, stands (paused), or has ended. What makes a machine end (a triple fault, an exit of the
 /// kernel that nobody can serve) is told to `stop`, once per processor at most, and that processor ends.
-/// Contract: pause() returns when every processor stands outside of the guest and of every device; resume() lets them go
-/// on. Pauses count: each needs a resume. The destructor ends and joins all. An access where no device is reads as ones.
+/// Contract: pause() returns when every processor stands outside of the guest and of every device; resume() lets
+/// them go on. Pauses count: each needs a resume. The destructor ends and joins all. An access where no device is
+/// reads as ones.
 /// Threads: any, but no handler of the hooks pauses or ends the processors: it runs in one of them.
 /// Lifetime: buses and hooks outlive it.
 

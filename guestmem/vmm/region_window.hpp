@@ -15,9 +15,10 @@
 
 /// The guest addresses in which regions of `vdev shmem` appear: a page of registers, and the data behind it.
 ///
-/// Concepts: a place is taken when a guest attaches and free again when it detaches. Places begin at multiples of 2 MiB,
-/// the lowest that is free first.
-/// Contract: show() puts registers on the bus and data into the machine's memory, or changes nothing. hide() undoes both.
+/// Concepts: a place is taken when a guest attaches and free again when it detaches. Places begin at multiples of 2
+/// MiB, the lowest that is free first.
+/// Contract: show() puts registers on the bus and data into the machine's memory, or changes nothing. hide() undoes
+/// both.
 /// Threads: any; the guest's processors are among them.
 /// Limits: the window's size.
 /// Cost: a memory slot of KVM each way.

@@ -11,8 +11,8 @@
 
 /// What a processor is before its first instruction: its identity, and for the first one where it begins.
 ///
-/// Concepts: identity (CPUID) is what the host's KVM can show, with what differs by processor filled in: its APIC id and
-/// how many there are, all in one package.
+/// Concepts: identity (CPUID) is what the host's KVM can show, with what differs by processor filled in: its APIC
+/// id and how many there are, all in one package.
 /// Contract: the first processor gets the entry state; the others wait for the start-up interrupt that the guest
 /// sends them, as KVM's local APICs have it.
 /// Threads: any; plain values.

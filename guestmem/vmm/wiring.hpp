@@ -14,8 +14,8 @@
 
 /// The interrupt wires of a PC: from a device's pin to both controllers, and from those to the processors.
 ///
-/// Concepts: an ISA interrupt goes to the old controllers' input and to the I/O APIC's pin of the same number, and a guest
-/// masks one of them. Pins from 16 on are the I/O APIC's alone.
+/// Concepts: an ISA interrupt goes to the old controllers' input and to the I/O APIC's pin of the same number, and
+/// a guest masks one of them. Pins from 16 on are the I/O APIC's alone.
 /// Contract: wires are made before the guest runs and live as long as the Wiring.
 /// Threads: any.
 

@@ -21,15 +21,16 @@
 
 /// `vdev ivshmem`: the ivshmem device of revision 1, plain or with doorbells, on a share of the service.
 ///
-/// Concepts: BAR0 has four registers, BAR1 the MSI-X table, BAR2 the memory. The guest's write to the doorbell register is an
-/// eventfd of the peer (KVM's ioeventfd), and a peer's kick is an eventfd that is our message (irqfd): no thread of ours
-/// runs in between.
-/// Contract: registers, ids and sizes as QEMU's ivshmem-plain and ivshmem-doorbell have them: 1af4:1110, revision 1, class 0500;
-/// IVPosition at 8 says the own id, 0 for a plain one; the doorbell at 12 takes the peer's id in the high half and the vector
-/// in the low half, and ignores what nobody has. The masks at 0 and 4 are storage. The share's rights hold: one that may
-/// only read has a BAR2 that the guest cannot write.
+/// Concepts: BAR0 has four registers, BAR1 the MSI-X table, BAR2 the memory. The guest's write to the doorbell
+/// register is an eventfd of the peer (KVM's ioeventfd), and a peer's kick is an eventfd that is our message
+/// (irqfd): no thread of ours runs in between.
+/// Contract: registers, ids and sizes as QEMU's ivshmem-plain and ivshmem-doorbell have them: 1af4:1110, revision
+/// 1, class 0500; IVPosition at 8 says the own id, 0 for a plain one; the doorbell at 12 takes the peer's id in the
+/// high half and the vector in the low half, and ignores what nobody has. The masks at 0 and 4 are storage. The
+/// share's rights hold: one that may only read has a BAR2 that the guest cannot write.
 /// Threads: any.
-/// Limits: max_kernel_doorbells pairs of peer and vector go through the kernel, the others through the processor's exit.
+/// Limits: max_kernel_doorbells pairs of peer and vector go through the kernel, the others through the processor's
+/// exit.
 /// Lifetime: leave() comes before machine and memory go.
 
 namespace guestmem::vmm {

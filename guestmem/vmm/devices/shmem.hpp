@@ -20,15 +20,17 @@
 
 /// `vdev shmem`: QNX's shared memory device, by which a guest creates, attaches to and finds regions by name.
 ///
-/// Concepts: the factory page has the registers; a guest writes a name and then a size in pages of 4096 bytes, and finds in
-/// `status` how it went, in `shmem` where the region is: a control page (shmem_client.hpp), and the data behind it. There
-/// is no separate attach: a name that exists is attached to, and the first maker's size stands.
+/// Concepts: the factory page has the registers; a guest writes a name and then a size in pages of 4096 bytes, and
+/// finds in `status` how it went, in `shmem` where the region is: a control page (shmem_client.hpp), and the data
+/// behind it. There is no separate attach: a name that exists is attached to, and the first maker's size stands.
 /// What the guest may reach is decided twice: here by the configuration's allow and deny, and by the share service.
-/// Contract: offsets 0x00 signature, 0x08 shmem, 0x10 vector, 0x14 status, 0x18 size, 0x1c name (32 bytes), 0x3c find. A name is
-/// 1 to 31 printable characters without '/', and a NUL behind them. `find` takes the number of a live connection of this
-/// guest, from 0 in the order of attach, and fills name, size, shmem and status. A refusal is one log line.
+/// Contract: offsets 0x00 signature, 0x08 shmem, 0x10 vector, 0x14 status, 0x18 size, 0x1c name (32 bytes), 0x3c
+/// find. A name is 1 to 31 printable characters without '/', and a NUL behind them. `find` takes the number of a
+/// live connection of this guest, from 0 in the order of attach, and fills name, size, shmem and status. A refusal
+/// is one log line.
 /// The interrupt is a level: up from a change of any connection's status until the guest has read it.
-/// Threads: any; an attach keeps the processor that asked for it until the service has answered, at most attach_timeout_ms.
+/// Threads: any; an attach keeps the processor that asked for it until the service has answered, at most
+/// attach_timeout_ms.
 /// Limits: max_connections at a time.
 /// Lifetime: window and line outlive its connections: detach_all() comes before they go, and after the last access.
 

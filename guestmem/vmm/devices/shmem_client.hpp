@@ -16,9 +16,9 @@
 ///
 /// Concepts: registers as QNX's guests know them: status at 0, index at 4, notify at 8, detach at 12. The low half of
 /// status says who notified this connection since the last look and is cleared by it, the high half who is active.
-/// Contract: an interrupt is due from a change of status until the guest reads it. notify of 0xffff is everybody, the
-/// writer included, of all ones everybody but the writer. Registers take 4 bytes at their offsets; other accesses find ones and
-/// change nothing. After detach() all reads are ones.
+/// Contract: an interrupt is due from a change of status until the guest reads it. notify of 0xffff is everybody,
+/// the writer included, of all ones everybody but the writer. Registers take 4 bytes at their offsets; other
+/// accesses find ones and change nothing. After detach() all reads are ones.
 /// Threads: any. `changed` is called without the client's mutex.
 /// Cost: notify makes one system call for each receiver.
 
