@@ -168,6 +168,7 @@ Result<void> Machine::Parts::make_frame(const BoardPlan& plan) {
     for (std::uint32_t number = 0; number < count; ++number) {
         vcpus.push_back(GM_TRY(machine->create_vcpu(number)));
         GM_TRY(vcpus.back().set_cpuid(make_cpuid(supported, number, count, has_deadline)));
+        GM_TRY(vcpus.back().set_msrs(make_msrs()));
     }
     interrupts = GM_TRY(KvmInterrupts::create(*machine, IoApic::pin_count,
                                               [this](const Error& error) { world.warn(error.message()); }));

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 namespace guestmem::vmm {
@@ -17,6 +18,13 @@ struct Processors::Processor {
     std::thread thread;
     bool is_standing = true;  ///< outside of run() and of devices, or ended
     bool has_ended = false;
+    /// Written by its thread alone.
+    std::array<std::atomic<std::uint64_t>, count_exit_kinds> exits{};
+
+    void count(KvmExit::Kind kind) {
+        auto& one = exits[static_cast<std::size_t>(kind)];
+        one.store(one.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    }
 };
 
 Processors::Processors(std::vector<KvmVcpu> vcpus, ProcessorHooks hooks) : hooks_(std::move(hooks)) {
@@ -73,6 +81,16 @@ void Processors::notice_interrupt() {
     if (!processors_.empty()) processors_.front()->vcpu.interrupt();
 }
 
+std::vector<ExitCounts> Processors::exits() const {
+    std::vector<ExitCounts> all;
+    for (const auto& processor : processors_) {
+        ExitCounts& counts = all.emplace_back();
+        for (std::size_t kind = 0; kind < counts.size(); ++kind)
+            counts[kind] = processor->exits[kind].load(std::memory_order_relaxed);
+    }
+    return all;
+}
+
 Result<KvmRegisters> Processors::registers(std::size_t processor) const {
     const std::lock_guard lock{mutex_};
     if (processor >= processors_.size() || !processors_[processor]->is_standing) {
@@ -107,6 +125,7 @@ void Processors::run(Processor& processor) {
                 hooks_.stop({.kind = MachineEnd::Kind::failed, .message = exit.error().message()});
                 break;
             }
+            processor.count(exit->kind);
             if (!serve(processor, *exit)) break;
         }
     }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -55,6 +57,11 @@ struct ProcessorHooks {
     std::function<Result<void>(std::uint32_t)> begin_thread;
 };
 
+inline constexpr std::size_t count_exit_kinds = 10;
+static_assert(count_exit_kinds == static_cast<std::size_t>(KvmExit::Kind::system_power_off) + 1);
+/// How often a processor has left the guest, by KvmExit::Kind.
+using ExitCounts = std::array<std::uint64_t, count_exit_kinds>;
+
 class Processors {
 public:
     Processors(std::vector<KvmVcpu> vcpus, ProcessorHooks hooks);
@@ -72,6 +79,8 @@ public:
     void notice_interrupt();
 
     [[nodiscard]] std::size_t count() const { return processors_.size(); }
+    /// Of each processor, since it began; also while they run.
+    [[nodiscard]] std::vector<ExitCounts> exits() const;
     /// Only while paused.
     [[nodiscard]] Result<KvmRegisters> registers(std::size_t processor) const;
 

@@ -20,6 +20,11 @@ constexpr std::uint32_t level_thread = 1;
 constexpr std::uint32_t level_core = 2;
 constexpr unsigned default_address_bits = 36;
 
+// Intel SDM volume 3, "Memory type range registers": IA32_MTRR_DEF_TYPE.
+constexpr std::uint32_t msr_default_memory_type = 0x2ff;
+constexpr std::uint64_t has_memory_types = 1U << 11;
+constexpr std::uint64_t type_write_back = 6;
+
 /// Bits of an APIC id that tell the processors of a package apart.
 std::uint32_t package_shift(std::uint32_t count) {
     return static_cast<std::uint32_t>(std::bit_width(count - 1));
@@ -96,6 +101,10 @@ std::vector<KvmCpuidEntry> make_cpuid(std::span<const KvmCpuidEntry> supported, 
 unsigned address_bits(std::span<const KvmCpuidEntry> supported) {
     const auto found = std::ranges::find(supported, leaf_address_sizes, &KvmCpuidEntry::function);
     return found == supported.end() ? default_address_bits : found->eax & 0xff;
+}
+
+std::vector<KvmMsr> make_msrs() {
+    return {{.index = msr_default_memory_type, .value = has_memory_types | type_write_back}};
 }
 
 KvmRegisters make_registers(const EntryState& entry) {

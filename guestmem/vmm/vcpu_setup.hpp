@@ -26,6 +26,10 @@ namespace guestmem::vmm {
 /// The size of guest physical addresses that a list says; 36 when it says none.
 [[nodiscard]] unsigned address_bits(std::span<const KvmCpuidEntry> supported);
 
+/// What firmware would have set on every processor: memory is cached unless a page says otherwise. Without it Linux
+/// takes the memory types for switched off and leaves the kinds of pages (PAT) as they are after a reset.
+[[nodiscard]] std::vector<KvmMsr> make_msrs();
+
 [[nodiscard]] KvmRegisters make_registers(const EntryState& entry);
 /// `before` has what the entry state does not say.
 [[nodiscard]] KvmSystemRegisters make_system_registers(const EntryState& entry,

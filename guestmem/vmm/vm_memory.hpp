@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "guestmem/base/result.hpp"
+#include "guestmem/mem/dirty_pages.hpp"
 #include "guestmem/mem/kvm_slots.hpp"
 #include "guestmem/mem/live_map.hpp"
 #include "guestmem/mem/memory_map.hpp"
@@ -17,7 +18,11 @@
 ///
 /// Concepts: plugging memory is a map with one region more. Devices see it first, then the guest; memory that leaves
 /// goes from the guest first, then from devices, and is unmapped when nobody uses it.
+/// While the dirty log is on, what the guest and what devices write is marked in the trackers of all RAM, of what is
+/// plugged later, too. harvest_dirty() takes the marks; KVM has protected the pages again before it returns, so bytes
+/// that are read afterwards are not older than their mark.
 /// Contract: a change that KVM refuses is undone: map and slots are as before, and the error says what was refused.
+/// A harvest that fails loses no mark. Marks of a region that leaves go with it.
 /// Threads: any; changes come one after another.
 /// Lifetime: the machine goes before it: no slot shows memory that is unmapped.
 /// Example:
@@ -35,19 +40,36 @@ public:
     [[nodiscard]] Result<void> insert(std::shared_ptr<const Region> region);
     [[nodiscard]] Result<void> remove(const GuestRange& range);
 
+    /// An error when it is on already.
+    [[nodiscard]] Result<void> start_dirty_log();
+    /// What was not harvested is gone. An error when it is off.
+    [[nodiscard]] Result<void> stop_dirty_log();
+    [[nodiscard]] bool is_logging() const;
+    struct DirtyRegion {
+        std::shared_ptr<const Region> region;
+        DirtyPages pages;
+    };
+    /// What was written since the last harvest, by region in the order of addresses; an error when the log is off.
+    [[nodiscard]] Result<std::vector<DirtyRegion>> harvest_dirty();
+
     [[nodiscard]] Result<MapReader> make_reader(std::string name) {
         return live_.make_reader(std::move(name));
     }
     [[nodiscard]] std::shared_ptr<const MemoryMap> map() const { return live_.current(); }
     [[nodiscard]] std::size_t count_slots() const;
+    /// In the order of their numbers.
+    [[nodiscard]] std::vector<KvmSlotEntry> slots() const;
 
 private:
     VmMemory(std::shared_ptr<const KvmMachine> machine, KvmSlots slots, std::shared_ptr<const MemoryMap> map)
         : live_(std::move(map)), slots_(std::move(slots)), machine_(std::move(machine)) {}
     /// Makes the calls of the plan for `map`, as far as they go well.
     [[nodiscard]] Result<void> show(const MemoryMap& map);
+    /// KVM's bitmap of a slot, into the tracker of its region.
+    [[nodiscard]] Result<void> fetch_dirty(const KvmSlotEntry& entry) const;
 
     mutable std::mutex mutex_;
+    bool is_logging_ = false;
     // The machine goes first: no slot of it shows memory that is unmapped.
     LiveMap live_;
     KvmSlots slots_;

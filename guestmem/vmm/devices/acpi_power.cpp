@@ -12,8 +12,9 @@ namespace {
 constexpr std::uint16_t timer_event = 1U << 0U;
 constexpr std::uint16_t global_event = 1U << 5U;
 constexpr std::uint16_t power_button_event = 1U << 8U;
+constexpr std::uint16_t clock_event = 1U << 10U;
 constexpr std::uint16_t wake_event = 1U << 15U;
-constexpr std::uint16_t enable_bits = timer_event | global_event | power_button_event;
+constexpr std::uint16_t enable_bits = timer_event | global_event | power_button_event | clock_event;
 
 // Table 4.15: PM1 control.
 constexpr std::uint16_t sci_enable = 1U << 0U;

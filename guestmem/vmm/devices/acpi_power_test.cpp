@@ -103,7 +103,7 @@ TEST_F(AcpiPowerTest, EveryOffsetAndWidthIsAnswered) {
         testing::touch_all(chip.timer_ports(), 4, static_cast<std::uint8_t>(value));
     }
     EXPECT_GT(power_offs, 0) << "0x34 in its second byte is SLP_EN and type 5";
-    EXPECT_EQ(read_register<std::uint16_t>(chip.event_ports(), 2), 0x0121)
+    EXPECT_EQ(read_register<std::uint16_t>(chip.event_ports(), 2), 0x0521)
         << "only what there is can be enabled";
 }
 
