@@ -61,7 +61,7 @@ void Console::read_input() {
 }
 
 void Console::take_keys(std::span<const std::byte> bytes) {
-    if (!terminal_->is_terminal()) {
+    if (!terminal_->is_terminal() || !handlers_.quit) {
         waiting_.insert(waiting_.end(), bytes.begin(), bytes.end());
         return;
     }

@@ -18,10 +18,11 @@
 
 /// A guest's serial port on the program's standard input and output.
 ///
-/// Concepts: what the guest sends is written at once while the output takes it, else kept, and written by the loop. Keys go
-/// to the guest; on a terminal Ctrl-A is for the console itself: x ends, p pauses or goes on, Ctrl-A sends itself.
-/// Contract: the guest never waits for the output. Of what nobody reads max_kept_bytes are kept, then the oldest are lost,
-/// and counted. Input that the guest does not take waits.
+/// Concepts: what the guest sends is written at once while the output takes it, else kept, and written by the loop.
+/// Keys go to the guest; on a terminal Ctrl-A is for the console itself: x ends, p pauses or goes on, Ctrl-A sends
+/// itself.
+/// Contract: the guest never waits for the output. Of what nobody reads max_kept_bytes are kept, then the oldest
+/// are lost, and counted. Input that the guest does not take waits.
 /// Threads: send() and wake() any; everything else the loop's.
 
 namespace guestmem::cli {
@@ -33,7 +34,7 @@ public:
     struct Handlers {
         /// Bytes for the guest; says how many it took.
         std::function<std::size_t(std::span<const std::byte>)> receive;
-        std::function<void()> quit;
+        std::function<void()> quit;  ///< empty: all keys are the guest's
         std::function<void()> toggle_pause;
     };
     [[nodiscard]] static Result<std::unique_ptr<Console>> create(EventLoop& loop, FdView input,

@@ -13,6 +13,7 @@
 #include "guestmem/cli/run_command.hpp"
 #include "guestmem/cli/share_commands.hpp"
 #include "guestmem/cli/template_commands.hpp"
+#include "guestmem/cli/vm_commands.hpp"
 #include "guestmem/sys/host.hpp"
 
 namespace guestmem::cli {
@@ -27,6 +28,16 @@ struct Row {
 
 constexpr auto table = std::to_array<Row>({
     {"", "run", "Run a virtual machine from a .qvmconf file", &describe_run},
+    {"vm", "list", "List the machines that run", &describe_vm_list},
+    {"vm", "stat", "Show one machine: processors, exits, devices, shares", &describe_vm_stat},
+    {"vm", "map", "Show a machine's memory: addresses, backends, slots", &describe_vm_map},
+    {"vm", "pause", "Let a machine and its time stand still", &describe_vm_pause},
+    {"vm", "resume", "Let a machine go on", &describe_vm_resume},
+    {"vm", "stop", "End a machine", &describe_vm_stop},
+    {"vm", "power-button", "Ask the guest to switch itself off", &describe_vm_power_button},
+    {"vm", "attach", "Show a share to a running guest as memory", &describe_vm_attach},
+    {"vm", "detach", "Take such a share away", &describe_vm_detach},
+    {"vm", "dirty", "Log which memory is written, and print it", &describe_vm_dirty},
     {"share", "serve", "Give named memory and doorbells to VMs", &describe_share_serve},
     {"share", "check", "Say what VMs may do by a configuration, and what in it cannot be meant",
      &describe_share_check},
@@ -69,7 +80,8 @@ struct Group {
     const char* example;
 };
 
-constexpr std::array<Group, 3> groups{{
+constexpr std::array<Group, 4> groups{{
+    {"vm", "Virtual machines that run: look at them, pause and end them", "guestmem vm list"},
     {"share", "Memory between VMs: serve it, look at it, use it from the host",
      "guestmem share serve --help"},
     {"backend", "Where guest memory comes from, in QEMU's words", "guestmem backend explain --help"},

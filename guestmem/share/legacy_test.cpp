@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <functional>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "guestmem/share/keeper/testing/keeper_fixtures.hpp"
+#include "guestmem/sys/faults.hpp"
 
 namespace guestmem::share {
 namespace {
@@ -127,13 +129,21 @@ TEST_F(LegacyTest, AStoppedKeeperIsNotWaitedForAndGetsEverythingAfter) {
     EXPECT_TRUE(take(4).empty());
 }
 
-TEST_F(LegacyTest, BetweenTwoLooksAtAKeeperThatIsBehindThereIsAPause) {
+TEST_F(LegacyTest, BetweenTwoLooksAtAKeeperThatIsBehindThereIsAPauseThatGrows) {
     start();
     keeper_->signal(SIGSTOP);
     overflow(Bells{1});
+    const auto is_looked_at = [&](std::uint64_t at_ms) {
+        const FaultInjector injector{0, {.os_error = EAGAIN}};
+        EXPECT_TRUE(legacy_->catch_up(at_ms, [] { ADD_FAILURE() << "it does not answer"; }));
+        return injector.has_fired();
+    };
+    EXPECT_FALSE(is_looked_at(now_));
+    EXPECT_FALSE(is_looked_at(now_ + 49));
+    EXPECT_TRUE(is_looked_at(now_ + 50));
+    EXPECT_FALSE(is_looked_at(now_ + 50 + 99)) << "twice as long";
+    EXPECT_TRUE(is_looked_at(now_ + 50 + 100));
     keeper_->signal(SIGCONT);
-    // The clock stands.
-    EXPECT_TRUE(legacy_->catch_up(now_, [] { ADD_FAILURE() << "it is too early"; }));
     catch_up([] {});
 }
 

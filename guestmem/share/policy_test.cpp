@@ -62,6 +62,23 @@ TEST(Policy, AVmsOwnSocketIsForWhomItsWhoFits) {
     EXPECT_FALSE(policy.of_vm("nobody", caller(9, "")).is_known());
 }
 
+TEST(Policy, ASessionIsOfItsVmAsLongAsSuchACallerCouldBe) {
+    ServiceConfig config = two_vms();
+    const Policy before{config};
+    EXPECT_EQ(before.of_guest("linux", caller(somebody)).vm, "linux");
+    EXPECT_FALSE(before.of_guest("linux", caller(9)).is_known());
+    EXPECT_EQ(before.of_guest("boxed", caller(9, "/machine.slice/a")).vm, "boxed");
+    EXPECT_FALSE(before.of_guest("boxed", caller(9, "/user.slice")).is_known());
+    EXPECT_EQ(before.of_guest("boxed", caller(9)).vm, "boxed")
+        << "the group is passed over after a take-over";
+    EXPECT_TRUE(before.of_guest("", caller(1000)).is_host);
+    EXPECT_FALSE(before.of_guest("", caller(9)).is_known());
+    EXPECT_FALSE(before.of_guest("nobody", caller(somebody)).is_known());
+    config.vms[0].match = {};
+    const Policy after{config};
+    EXPECT_FALSE(after.of_guest("linux", caller(somebody)).is_known()) << "nobody is known as it any more";
+}
+
 TEST(Policy, ARefusalNamesTheRuleInTheLogAndNothingToTheCaller) {
     const Policy policy{two_vms()};
     const Principal who{.vm = "linux", .is_host = false};

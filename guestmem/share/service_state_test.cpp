@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,14 +13,18 @@
 #include <csignal>
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "guestmem/control/wire.hpp"
+#include "guestmem/share/calls.hpp"
 #include "guestmem/share/ivshmem/client.hpp"
 #include "guestmem/share/keeper/testing/keeper_fixtures.hpp"
 
@@ -29,6 +34,7 @@ namespace {
 using testing::eventually;
 using ::testing::HasSubstr;
 using testing::KeeperProcess;
+using ::testing::Not;
 using testing::TempFolder;
 
 constexpr std::chrono::seconds patience{30};
@@ -53,12 +59,14 @@ protected:
         options.share.slots = 3;
         options.share.ids = ids_;
         options.socket = path_of("s");
-        return quick_config(options).value();
+        ServiceConfig made = quick_config(options).value();
+        if (edit_) edit_(made);
+        return made;
     }
     [[nodiscard]] std::string path_of(const char* name) const { return folder_.path_of(name); }
     [[nodiscard]] Inheritance join() const {
         return join_keeper({.path = path_of("k"),
-                            .patience = patience,
+                            .patience = join_patience_,
                             .call_patience = std::chrono::milliseconds{100}})
             .value();
     }
@@ -98,6 +106,7 @@ protected:
     TempFolder folder_;
     std::chrono::milliseconds join_patience_ = patience;
     IdPolicy ids_ = IdPolicy::stable;
+    std::function<void(ServiceConfig&)> edit_;
     Lines log_;
     EventLoop loop_ = EventLoop::create().value();
     std::optional<Service> service_;
@@ -106,6 +115,97 @@ protected:
 std::size_t count_of(const Inheritance& inheritance, KeptKind kind) {
     return static_cast<std::size_t>(
         std::ranges::count_if(inheritance.kept, [kind](const KeptFd& one) { return one.key.kind == kind; }));
+}
+
+/// What an instance has left, to be read and falsified. It counts as an instance itself.
+Journal journal_of(const Inheritance& inheritance) {
+    const auto found = std::ranges::find(inheritance.kept, KeptKind::journal,
+                                         [](const KeptFd& one) { return one.key.kind; });
+    return Journal::adopt(found->fd.duplicate().value()).value();
+}
+
+void give_door_to(ServiceConfig& config, const UsageLimits& limits) {
+    VmConfig vm;
+    vm.name = "linux";
+    vm.rules = {{.verdict = Verdict::allow, .pattern = "*"}};
+    vm.limits = limits;
+    config.vms.push_back(vm);
+    config.doors[0].vm = "linux";
+}
+
+TEST_F(ServiceLife, AShareThatWasGettingItsPagesIsClearedUnlessItIsKept) {
+    const KeeperProcess keeper{path_of("k")};
+    for (const bool is_kept : {true, false}) {
+        edit_ = [&](ServiceConfig& config) { config.shares[0].is_kept = is_kept; };
+        start(join());
+        {
+            const Client client = join_share().value();
+            client.map(MapAccess::read_write)->bytes()[8191] = std::byte{77};
+        }
+        Inheritance left = end();
+        journal_of(left).shares().at(0)->stage.store(ShareStage::blank);
+        start(std::move(left));
+        const auto client = join_share();
+        ASSERT_TRUE(client);
+        EXPECT_EQ(client->map(MapAccess::read_only)->bytes()[8191], is_kept ? std::byte{77} : std::byte{0});
+        service_.reset();
+    }
+}
+
+TEST_F(ServiceLife, ATakeOverTakesNoTimeForThePagesOfSharesThatTheFileHasChanged) {
+    const KeeperProcess keeper{path_of("k")};
+    start(join());
+    Inheritance left = end();
+    Journal journal = journal_of(left);
+    edit_ = [](ServiceConfig& config) {
+        config.shares[0].size_bytes = 64 << 20;
+        config.shares.push_back(config.shares[0]);
+        config.shares[1].name = "n";
+    };
+    start(std::move(left));
+    std::vector<ShareRecord*> records = journal.shares();
+    ASSERT_EQ(records.size(), 2U);
+    for (const ShareRecord* const record : records) {
+        EXPECT_EQ(record->size_bytes, 64U << 20);
+        EXPECT_EQ(record->stage.load(), ShareStage::blank) << record->name.get();
+    }
+    EXPECT_TRUE(join_share()) << "when its pages are there";
+}
+
+TEST_F(ServiceLife, WhoIsGreetedAgainIsOfTheVmThatItsSocketIsOf) {
+    const KeeperProcess keeper{path_of("k")};
+    start(join());
+    const auto client = join_share();
+    ASSERT_TRUE(client);
+    Inheritance left = end();
+    {
+        Journal journal = journal_of(left);
+        EXPECT_EQ(journal.connections().at(0)->vm.get(), "");
+        journal.connections().at(0)->stage.store(ConnectionStage::greeted);
+    }
+    edit_ = [](ServiceConfig& config) { give_door_to(config, {}); };
+    start(std::move(left));
+    EXPECT_EQ(service_->counts().sessions, 1U);
+    left = end();
+    EXPECT_EQ(journal_of(left).connections().at(0)->vm.get(), "linux") << "the next instance asks its rules";
+}
+
+TEST_F(ServiceLife, WhoIsTakenOverHasTheQueueOfItsVm) {
+    const KeeperProcess keeper{path_of("k")};
+    ids_ = IdPolicy::classic;
+    edit_ = [](ServiceConfig& config) { give_door_to(config, {.queued_messages = 8}); };
+    start(join());
+    const auto mute = join_share();
+    ASSERT_TRUE(mute);
+    start(end());
+    EXPECT_EQ(service_->counts().sessions, 1U);
+    // A visit is three messages, and a socket takes about a dozen.
+    for (int visit = 0; visit < 60; ++visit) {
+        ASSERT_TRUE(join_share());
+        ASSERT_TRUE(turn_until([&] { return service_->counts().sessions <= 1; }));
+    }
+    EXPECT_EQ(service_->counts().sessions, 0U);
+    EXPECT_THAT(log_.text(), HasSubstr("it does not read"));
 }
 
 TEST_F(ServiceLife, WhatAShareThatCannotBeTakenOverHadIsNotKeptForEver) {
@@ -172,6 +272,31 @@ TEST_F(ServiceLife, AFullKeeperIsAReasonToRefuseANewcomer) {
     EXPECT_EQ(end().kept.size(), capacity);
 }
 
+TEST_F(ServiceLife, ASessionNeedsRoomForItsBellToo) {
+    // As above; a session is a connection and a bell, another tool a connection.
+    const std::size_t capacity = 1 + config().doors.size() + 1 + 2 + 3 + 6 + 1;
+    const KeeperProcess keeper{KeeperProcessOptions{.path = path_of("k"), .capacity = capacity}};
+    start(join());
+    const UnixStream tool = UnixStream::connect(config().control.socket.path).value();
+    const auto attach = [&](bool is_session) {
+        AttachCall call;
+        call.share = "m";
+        call.is_session = is_session;
+        const std::string line =
+            control::encode_request({.id = 1, .call = "share.attach", .arguments = to_json(call)});
+        EXPECT_TRUE(tool.send(std::as_bytes(std::span{line})));
+        EXPECT_TRUE(turn_until([&] { return tool.wait_readable(0).value(); }));
+        std::string said(4096, ' ');
+        const auto received = tool.receive(std::as_writable_bytes(std::span{said})).value();
+        said.resize(received->count_bytes);
+        return control::decode_answer(said).value();
+    };
+    const auto refused = attach(true).error;
+    ASSERT_TRUE(refused);
+    EXPECT_EQ(refused->os_error(), ENOSPC);
+    EXPECT_FALSE(attach(false).error);
+}
+
 TEST_F(ServiceLife, WithClassicIdsTheDoorbellsOfANewcomerNeedRoomToo) {
     ids_ = IdPolicy::classic;
     // Journal, listeners, memory, presence; a client is a connection and two doorbells.
@@ -213,8 +338,11 @@ TEST_F(ServiceLife, WhileTheKeeperIsStoppedNewcomersAreServedAndKeptAfter) {
     EXPECT_FALSE(service_->retire()) << "what came would be lost";
 
     keeper.signal(SIGCONT);
+    ASSERT_TRUE(turn_until([&] { return log_.text().find("holds everything") != std::string::npos; }))
+        << "nobody has to ask for it";
     ASSERT_TRUE(turn_until([&] { return service_->retire().has_value(); }));
     service_.reset();
+    join_patience_ = patience;
     Inheritance next = join();
     EXPECT_EQ(count_of(next, KeptKind::connection), 3U);
     start(std::move(next));
@@ -241,7 +369,7 @@ TEST_F(ServiceLife, ADescriptorLimitThatUnreadAnswersCouldReachIsAWarning) {
     const auto serve_with = [&](std::uint64_t limit) {
         const rlimit low{limit, before.rlim_max};
         ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
-        start(config());
+        start({});
         service_.reset();
         ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
     };

@@ -4,13 +4,16 @@
 #include <gmock/gmock.h>
 #include <linux/capability.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <filesystem>
 #include <list>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "guestmem/control/wire.hpp"
@@ -239,6 +242,25 @@ TEST_F(ShareService, WhatOneDoorsClientsSendToCloseSlowlyClosesNoOtherDoor) {
     }));
 }
 
+TEST_F(ShareService, AUserWhoseToolsCloseSlowlyAttachesNoMore) {
+    start();
+    const UnixStream tool = UnixStream::connect(folder_.path_of("s.control")).value();
+    std::list<guestmem::testing::LingeringSocket> slow;
+    const std::array<std::byte, 1> byte{};
+    for (std::size_t i = 0; i < max_burials_of_party; ++i) {
+        ASSERT_FALSE(ask(tool, "share.attach").error);
+        const UnixStream attached = UnixStream::adopt(std::move(kept_.back())).value();
+        slow.emplace_back().give_to(attached, byte);
+        ASSERT_TRUE(turn_until([&] { return service_->counts().sessions == 0; }));
+    }
+    const auto refused = ask(tool, "share.attach").error;
+    ASSERT_TRUE(refused);
+    EXPECT_EQ(refused->os_error(), EUSERS);
+    EXPECT_TRUE(join()) << "whoever comes by a door";
+    slow.clear();
+    EXPECT_TRUE(turn_until([&] { return !ask(tool, "share.attach").error; }));
+}
+
 TEST_F(ShareService, AQueueOfASessionIsAsItsVmsLimitsSay) {
     auto made = config(IdPolicy::classic);
     made.shares[0].vectors = 20;
@@ -365,6 +387,47 @@ TEST_F(ShareService, AHandshakeThatDawdlesIsCutInTheEnd) {
     EXPECT_GE(took, 1000U) << "progress moves the deadline";
     EXPECT_LT(took, 4500U) << "six timeouts are the end";
     EXPECT_EQ(service_->counts().sessions, 0U);
+}
+
+/// A connection of a process of another user that has ended since.
+UnixStream connection_left_behind(const std::string& path, std::uint32_t user) {
+    auto [ours, theirs] = UnixStream::pair().value();
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const bool is_other = ::setresuid(user, user, user) == 0;
+        const auto stream = UnixStream::connect(path);
+        const std::array<std::byte, 1> word{};
+        const FdView fd = stream ? stream->view() : FdView{};
+        ::_exit(is_other && stream && theirs.send(word, std::span{&fd, 1}) ? 0 : 1);
+    }
+    int status = -1;
+    ::waitpid(child, &status, 0);
+    EXPECT_EQ(status, 0);
+    std::array<std::byte, 1> word{};
+    return UnixStream::adopt(std::move(ours.receive(word).value()->fds.at(0))).value();
+}
+
+TEST_F(ShareService, WhereVmsAreKnownByControlGroupsSomebodyWhoseOwnCannotBeToldIsRefused) {
+    if (::geteuid() != 0) GTEST_SKIP() << "only root can become another user";
+    std::filesystem::permissions(folder_.path(), std::filesystem::perms{0755});
+    constexpr std::uint32_t somebody = 4242;
+    for (const char* const cgroup : {"/machine.slice/*", ""}) {
+        auto made = config();
+        made.control.socket.mode = 0666;
+        VmConfig vm;
+        vm.name = "linux";
+        vm.match = {.user = somebody, .cgroup = cgroup};
+        made.vms.push_back(vm);
+        service_.emplace(Service::create(loop_, log_, made).value());
+        const auto error =
+            ask(connection_left_behind(made.control.socket.path, somebody), "share.list").error;
+        ASSERT_EQ(error.has_value(), *cgroup != '\0');
+        if (error) {
+            EXPECT_EQ(error->os_error(), EACCES);
+        }
+        service_.reset();
+    }
+    EXPECT_THAT(log_.text(), HasSubstr("its control group cannot be told"));
 }
 
 TEST_F(ShareService, AQueueOfNoticesIsBounded) {

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <systemd/sd-event.h>
+#include <systemd/sd-id128.h>
 
 #include <csignal>
 #include <ctime>
@@ -127,6 +128,10 @@ Result<EventLoop> EventLoop::create() {
     auto state = std::make_unique<detail::LoopState>();
     if (loop_call([&] { return sd_event_new(&state->loop); }) < 0)
         return Error::from_errno(errno, "make an event loop");
+    // The first timer that is waited for asks for it, and it is kept for the thread: asked for while a file can still
+    // be opened, it is not when a filter of system calls forbids that. Without it timers are spread otherwise.
+    sd_id128_t boot{};
+    static_cast<void>(sd_id128_get_boot(&boot));
     return EventLoop{std::move(state)};
 }
 

@@ -88,6 +88,10 @@ enum class SysCall : std::uint8_t {
     prctl,
     setrlimit,
     seccomp,
+    readlink,
+    close_range,
+    landlock,
+    set_scheduler,
     count,
 };
 

@@ -16,15 +16,15 @@
 
 /// The kernel's virtual machines: /dev/kvm, a machine, a processor of it.
 ///
-/// Concepts: a KvmSystem is the door; a KvmMachine has memory slots, interrupt routes and eventfds; a KvmVcpu is one
-/// processor, whose guest code runs inside run() until something has to be done for it, a KvmExit. The interrupt
-/// controller is split: local APICs are in the kernel, the I/O APIC and what is older belong to the program, which gives
-/// each of its pins a message as its route.
-/// Contract: structures of the kernel are defined here, with their sizes checked: <linux/kvm.h> before 6.12 gives some of
-/// them another size in C++, and the numbers of the calls follow from the sizes. An exit's data lies in memory that the
-/// kernel shares with this process only: valid until the next run(), and what is written into it is what a read gets.
-/// Slots come before everything that hangs on a bus (enable_split_irqchip() is none): one that is set later costs
-/// milliseconds once.
+/// Concepts: a KvmSystem is the door; a KvmMachine has memory slots, interrupt routes and eventfds; a KvmVcpu is
+/// one processor, whose guest code runs inside run() until something has to be done for it, a KvmExit. The
+/// interrupt controller is split: local APICs are in the kernel, the I/O APIC and what is older belong to the
+/// program, which gives each of its pins a message as its route.
+/// Contract: structures of the kernel are defined here, with their sizes checked: <linux/kvm.h> before 6.12 gives
+/// some of them another size in C++, and the numbers of the calls follow from the sizes. An exit's data lies in
+/// memory that the kernel shares with this process only: valid until the next run(), and what is written into it is
+/// what a read gets. Slots come before everything that hangs on a bus (enable_split_irqchip() is none): one that is
+/// set later costs milliseconds once.
 /// Threads: machine calls any; a processor belongs to the thread that runs it, apart from interrupt().
 /// Lifetime: a machine outlives its processors, and the memory of its slots outlives the machine.
 /// Limits: x86-64. Elsewhere open() says that it is unsupported.

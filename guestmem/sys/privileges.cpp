@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/close_range.h>
 #include <pwd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -106,6 +107,24 @@ Result<void> harden_process() {
     if (checked_call(SysCall::setrlimit, [&] { return ::setrlimit(RLIMIT_CORE, &none); }) < 0)
         return Error::from_errno(errno, "set the limit on core files to 0");
     return {};
+}
+
+Result<void> drop_thread_capabilities() {
+    GM_TRY(set_control(PR_SET_NO_NEW_PRIVS, 1, "set no_new_privs"));
+    empty_bounding_set();
+    return give_up_capabilities(0);
+}
+
+Result<void> close_descriptors_on_exec(unsigned first) {
+    constexpr unsigned last = ~0U;
+    const long status = checked_call(SysCall::close_range, [&] {
+        return ::syscall(SYS_close_range, first, last, static_cast<unsigned>(CLOSE_RANGE_CLOEXEC));
+    });
+    if (status == 0) return {};
+    if (errno == ENOSYS || errno == EINVAL)
+        return Error{Errc::unsupported, errno,
+                     "close descriptors on exec: this kernel cannot (Linux 5.11 can)"};
+    return Error::from_errno(errno, "close descriptors on exec");
 }
 
 Result<void> take_user(const std::string& user) {

@@ -32,4 +32,11 @@ namespace guestmem {
 
 [[nodiscard]] Result<void> harden_process();
 
+/// The calling thread, and those that it begins, have no capability, and none can come back: not by a program that is
+/// started either. The user stays: who is root still owns root's files.
+[[nodiscard]] Result<void> drop_thread_capabilities();
+
+/// All descriptors from `first` on are closed when a program is started. Errc::unsupported before Linux 5.11.
+[[nodiscard]] Result<void> close_descriptors_on_exec(unsigned first);
+
 }  // namespace guestmem

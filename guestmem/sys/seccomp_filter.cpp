@@ -2,33 +2,18 @@
 #include "guestmem/sys/seccomp_filter.hpp"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <linux/sockios.h>
 #include <sched.h>
-#include <seccomp.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include <algorithm>
 #include <array>
-#include <cerrno>
-#include <initializer_list>
-#include <memory>
-#include <span>
 #include <string_view>
-#include <utility>
 
-#include "guestmem/sys/faults.hpp"
-
-#ifndef __has_feature
-#define __has_feature(feature) 0
-#endif
-
-/// In every program that counts its coverage, and in no other.
-extern "C" [[gnu::weak]] void __gcov_init(void*);  // NOLINT(bugprone-reserved-identifier): the compiler's
+#include "guestmem/sys/filter_program.hpp"
 
 namespace guestmem {
 namespace {
@@ -63,15 +48,6 @@ constexpr auto plain_calls = std::to_array<std::string_view>({
     "capget uname sysinfo getrusage times",
 });
 
-/// One condition on one argument: (argument & mask) == value. None without a mask.
-struct Condition {
-    const char* call = "";
-    unsigned argument = 0;
-    std::uint64_t mask = 0;
-    std::uint64_t value = 0;
-};
-
-constexpr std::uint64_t whole_int = 0xffffffff;
 constexpr std::uint64_t write_and_execute = PROT_WRITE | PROT_EXEC;
 constexpr std::uint64_t special_modes = S_ISUID | S_ISGID | S_ISVTX;
 /// O_TMPFILE has O_DIRECTORY in it.
@@ -85,7 +61,7 @@ constexpr unsigned clone_flags_argument = 0;
 #endif
 
 /// Each line is one way in which the call is allowed.
-constexpr auto conditions = std::to_array<Condition>({
+constexpr auto conditions = std::to_array<CallRule>({
     {"socket", 0, whole_int, AF_UNIX},
     {"socketpair", 0, whole_int, AF_UNIX},
     {"mmap", 2, write_and_execute, 0},
@@ -120,106 +96,20 @@ constexpr auto conditions = std::to_array<Condition>({
     {"prctl", 0, whole_int, set_vma_name},
 });
 
-constexpr auto making_files = std::to_array<Condition>({
+constexpr auto making_files = std::to_array<CallRule>({
     {"open", 1, making | O_EXCL, O_CREAT | O_EXCL},
     {"openat", 2, making | O_EXCL, O_CREAT | O_EXCL},
 });
 
-using Context = std::unique_ptr<void, decltype([](void* context) { ::seccomp_release(context); })>;
-
-Error failure(int status, std::string_view what) {
-    return Error::from_errno(-status, fmt::format("filter of system calls: {}", what));
-}
-
-/// The number of a call; nothing where this architecture has no such call.
-std::optional<int> number_of(const char* call) {
-    const int number = ::seccomp_syscall_resolve_name(call);
-    if (number < 0) return std::nullopt;
-    return number;
-}
-
-Result<void> allow(const Context& context, std::span<const Condition> allowed) {
-    for (const Condition& condition : allowed) {
-        const auto number = number_of(condition.call);
-        if (!number) continue;
-        const scmp_arg_cmp compare{.arg = condition.argument,
-                                   .op = SCMP_CMP_MASKED_EQ,
-                                   .datum_a = condition.mask,
-                                   .datum_b = condition.value};
-        const int status = condition.mask == 0 ? ::seccomp_rule_add(context.get(), SCMP_ACT_ALLOW, *number, 0)
-                                               : ::seccomp_rule_add_array(context.get(), SCMP_ACT_ALLOW,
-                                                                          *number, 1, &compare);
-        if (status < 0) return failure(status, fmt::format("allow {}", condition.call));
-    }
-    return {};
-}
-
-Result<void> fill(const Context& context, bool may_make_files) {
-    for (std::string_view rest : plain_calls) {
-        while (!rest.empty()) {
-            const std::string call{rest.substr(0, rest.find(' '))};
-            rest.remove_prefix(std::min(call.size() + 1, rest.size()));
-            const Condition always{.call = call.c_str()};
-            GM_TRY(allow(context, std::span{&always, 1}));
-        }
-    }
-    GM_TRY(allow(context, conditions));
-    if (may_make_files) GM_TRY(allow(context, making_files));
-    if (const auto clone3 = number_of("clone3")) {
-        const int status = ::seccomp_rule_add(context.get(), SCMP_ACT_ERRNO(ENOSYS), *clone3, 0);
-        if (status < 0) return failure(status, "refuse clone3");
-    }
-    return {};
-}
-
-std::uint32_t action_of(FilterAnswer answer) {
-    switch (answer) {
-        case FilterAnswer::kill: return SCMP_ACT_KILL_PROCESS;
-        case FilterAnswer::refuse: return SCMP_ACT_ERRNO(EPERM);
-        case FilterAnswer::log: return SCMP_ACT_LOG;
-    }
-    return SCMP_ACT_KILL_PROCESS;
-}
-
 }  // namespace
 
-std::optional<std::string> find_filter_obstacle() {
-#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
-    return "it is instrumented by AddressSanitizer, which makes system calls of its own";
-#elif defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
-    return "it is instrumented by ThreadSanitizer, which makes system calls of its own";
-#elif __has_feature(memory_sanitizer)
-    return "it is instrumented by MemorySanitizer, which makes system calls of its own";
-#else
-    if (&__gcov_init != nullptr) return "it counts its coverage, and writes files when it ends";
-    return std::nullopt;
-#endif
-}
-
 Result<void> install_service_filter(const ServiceFilterOptions& options) {
-    if (const auto obstacle = find_filter_obstacle())
-        return Error{Errc::unsupported,
-                     fmt::format("filter of system calls: this build cannot: {}", *obstacle)};
-    const std::uint32_t action = action_of(options.answer);
-    const Context context{::seccomp_init(action)};
-    if (!context) return failure(-ENOMEM, "begin");
-    for (const auto& [attribute, value] : std::initializer_list<std::pair<scmp_filter_attr, std::uint32_t>>{
-             {SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS},
-             {SCMP_FLTATR_CTL_NNP, 1},
-             {SCMP_FLTATR_CTL_TSYNC, 1},
-             // A tree instead of a line: most calls are answered after a few comparisons.
-             {SCMP_FLTATR_CTL_OPTIMIZE, 2}})
-        if (const int status = ::seccomp_attr_set(context.get(), attribute, value); status < 0)
-            return failure(status, fmt::format("set attribute {}", static_cast<int>(attribute)));
-    GM_TRY(fill(context, options.may_make_files));
-    int status = 0;
-    const int loaded = checked_call(SysCall::seccomp, [&] {
-        status = ::seccomp_load(context.get());
-        if (status < 0) errno = -status;
-        return status < 0 ? -1 : 0;
-    });
-    if (loaded < 0) return failure(-errno, "hand it to the kernel");
-    return {};
+    FilterPlan plan{.calls = {plain_calls.begin(), plain_calls.end()},
+                    .rules = {conditions.begin(), conditions.end()},
+                    .answer = options.answer};
+    if (options.may_make_files) plan.rules.insert(plan.rules.end(), making_files.begin(), making_files.end());
+    const FilterProgram program = GM_TRY(FilterProgram::create(plan));
+    return program.install(FilterScope::process);
 }
 
 }  // namespace guestmem

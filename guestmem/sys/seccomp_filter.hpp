@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstdint>
-#include <optional>
-#include <string>
-
 #include "guestmem/base/result.hpp"
+#include "guestmem/sys/filter_program.hpp"
 
 /// The system calls that are left to the share service: a filter in the kernel, for good.
 ///
@@ -23,21 +20,11 @@
 
 namespace guestmem {
 
-/// What a call that is not in the list gets.
-enum class FilterAnswer : std::uint8_t {
-    kill,    ///< SIGSYS, to the whole process
-    refuse,  ///< EPERM
-    log,     ///< it is done, and the kernel's audit log has a line
-};
-
 struct ServiceFilterOptions {
     FilterAnswer answer = FilterAnswer::kill;
     bool may_make_files = false;  ///< backings that are files or shm objects
 };
 
 [[nodiscard]] Result<void> install_service_filter(const ServiceFilterOptions& options);
-
-/// Why this build cannot have a filter ("it is instrumented by AddressSanitizer ..."), or nothing.
-[[nodiscard]] std::optional<std::string> find_filter_obstacle();
 
 }  // namespace guestmem

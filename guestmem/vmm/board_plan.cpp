@@ -136,8 +136,11 @@ Result<BoardPlan> plan_board(ConfigRead read) {
     const std::uint64_t end = end_of_ram(read.config);
     const auto share_window = GuestRange::create(GuestAddress{end}, share_window_bytes);
     if (!share_window) return Error{Errc::out_of_range, "RAM ends at the end of all addresses"};
-    BoardPlan plan{
-        .read = std::move(read), .memory = {}, .ioapic_base = std::nullopt, .share_window = *share_window};
+    BoardPlan plan{.read = std::move(read),
+                   .memory = {},
+                   .ioapic_base = std::nullopt,
+                   .ecam_base = std::nullopt,
+                   .share_window = *share_window};
     Findings findings{plan.read.sources};
     const MachineFacts facts = GM_TRY(ask_machine());
     plan_all_memory(plan, facts, findings);
@@ -147,6 +150,7 @@ Result<BoardPlan> plan_board(ConfigRead read) {
         if (vdev.kind == VdevKind::ioapic)
             plan.ioapic_base = vdev.loc ? vdev.loc->value : default_ioapic_base;
         plan.has_pci = plan.has_pci || is_pci(vdev);
+        if (vdev.kind == VdevKind::pci && vdev.loc) plan.ecam_base = vdev.loc->value;
     }
     const std::uint64_t pci64 = end + share_window_bytes;
     plan.pci_windows = {

@@ -36,6 +36,7 @@ struct BoardPlan {
     std::vector<PlannedMemory> memory;
     std::optional<std::uint64_t> ioapic_base;
     bool has_pci = false;
+    std::optional<std::uint64_t> ecam_base;
     pci::AddressWindows pci_windows = {};
     GuestRange share_window;  ///< where regions of `vdev shmem` appear
 

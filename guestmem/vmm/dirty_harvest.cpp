@@ -47,8 +47,8 @@ Result<void> DirtyHarvest::confirm(std::uint64_t ticket) {
     if (!last) return {};
     for (Pending& pending : pending_) {
         if (pending.range.base() > *last) break;
-        const std::uint64_t taken_bytes = std::min(last->value(), pending.range.last().value()) -
-                                          pending.range.base().value();
+        const std::uint64_t taken_bytes =
+            std::min(last->value(), pending.range.last().value()) - pending.range.base().value();
         clear_first(pending.words, taken_bytes / page_size_bytes + 1);
     }
     return {};
@@ -87,8 +87,8 @@ Result<void> DirtyHarvest::collect() {
 
 Result<DirtyHarvest::Part> DirtyHarvest::next(const Wish& wish) {
     if (wish.limit == 0 || wish.limit > max_ranges) {
-        return Error{Errc::out_of_range, fmt::format("a part of {} ranges: ask for 1 to {}", wish.limit,
-                                                     max_ranges)};
+        return Error{Errc::out_of_range,
+                     fmt::format("a part of {} ranges: ask for 1 to {}", wish.limit, max_ranges)};
     }
     if (!memory_.is_logging()) return Error{Errc::not_found, "the dirty log is off; switch it on first"};
     if (wish.confirm) GM_TRY(confirm(*wish.confirm));

@@ -16,9 +16,9 @@
 ///
 /// Concepts: a round is everything that was written until it began. It is told in parts, in the order of addresses;
 /// each part has a ticket. Who has taken a part confirms its ticket with the next call, and the part is forgotten.
-/// Contract: what was not confirmed is told again, together with what was written meanwhile: a caller that is lost loses
-/// no page. A confirmation that empties the round begins the next one. Only the last ticket counts. Pages of a region
-/// that is unplugged are told no more.
+/// Contract: what was not confirmed is told again, together with what was written meanwhile: a caller that is lost
+/// loses no page. A confirmation that empties the round begins the next one. Only the last ticket counts. Pages of a
+/// region that is unplugged are told no more.
 /// Threads: one at a time.
 /// Limits: a part has at most max_ranges.
 /// Cost: one bit for each page of RAM while a round is not told to its end; a part looks at all of them.

@@ -13,6 +13,9 @@
 namespace guestmem::vmm {
 namespace {
 
+/// All tables together have the spot of low_memory::acpi.
+constexpr std::size_t max_acpi_table_bytes = 64UL * 1024;
+
 std::optional<std::uint32_t> gsi_of(const Vdev& vdev) {
     return vdev.intr ? vdev.intr->value.pin : std::nullopt;
 }
@@ -36,7 +39,7 @@ private:
     std::list<BootFile> files_;
 };
 
-Result<void> add_file(const Load& load, BootFiles& files, GuestBootPlan& boot) {
+Result<void> add_file(const Load& load, BootFiles& files, GuestBootPlan& boot, AcpiPlan& acpi) {
     const BootFile* const file = GM_TRY(files.open(load));
     switch (load.kind) {
         case LoadKind::kernel:
@@ -44,10 +47,14 @@ Result<void> add_file(const Load& load, BootFiles& files, GuestBootPlan& boot) {
             if (load.address) boot.address = load.address->value;
             return {};
         case LoadKind::initrd: boot.initrd = file; return {};
-        case LoadKind::data: break;
         case LoadKind::acpi:
-            return Error{Errc::unsupported,
-                         "tables of the user's own are not loaded: the machine makes its own"};
+            if (file->size_bytes() > max_acpi_table_bytes) {
+                return Error{Errc::out_of_range, fmt::format("an ACPI table of {} bytes: at most {} fit",
+                                                             file->size_bytes(), max_acpi_table_bytes)};
+            }
+            acpi.extra_tables.push_back(GM_TRY(file->read_head(max_acpi_table_bytes)));
+            return {};
+        case LoadKind::data: break;
     }
     if (!load.address) return Error{Errc::invalid_argument, "data needs an address: data load ADDRESS,FILE"};
     boot.data.push_back({.file = file, .address = load.address->value});
@@ -59,6 +66,10 @@ MemoryMapPlan plan_memory_map(const BoardPlan& plan) {
     for (const PlannedMemory& memory : plan.memory) {
         if (memory.is_rom) continue;
         map.ram.insert(map.ram.end(), memory.ranges.begin(), memory.ranges.end());
+    }
+    if (plan.ecam_base) {
+        const auto ecam = GuestRange::create(GuestAddress{*plan.ecam_base}, pci_window_bytes);
+        if (ecam) map.reserved.push_back({.range = *ecam});
     }
     return map;
 }
@@ -95,6 +106,7 @@ AcpiPlan plan_acpi(const BoardPlan& plan) {
                              .last = static_cast<std::uint16_t>(plan.pci_windows.ports->last)}};
         pci.memory_windows_32 = {to_range(*plan.pci_windows.memory32)};
         pci.memory_windows_64 = {to_range(*plan.pci_windows.memory64)};
+        if (plan.ecam_base) pci.ecam = GuestAddress{*plan.ecam_base};
         pci.interrupts = make_turning_interrupts(pci_gsis);
         acpi.pci = std::move(pci);
     }
@@ -105,16 +117,17 @@ Result<LoadedGuest> load_files(const BoardPlan& plan, BootMemory& memory) {
     BootFiles files;
     GuestBootPlan boot;
     boot.memory = plan_memory_map(plan);
+    AcpiPlan acpi = plan_acpi(plan);
     if (plan.config().cmdline) boot.command_line = plan.config().cmdline->value;
     for (const Load& load : plan.config().loads) {
-        if (const auto added = add_file(load, files, boot); !added) {
+        if (const auto added = add_file(load, files, boot, acpi); !added) {
             Findings findings{plan.read.sources};
             findings.add(load.place, added.error().message());
             return findings.to_error();
         }
     }
     if (plan.ioapic_base) {
-        const AcpiTables tables = GM_TRY(make_acpi_tables(plan_acpi(plan)));
+        const AcpiTables tables = GM_TRY(make_acpi_tables(acpi));
         GM_TRY(write_acpi_tables(tables, memory));
         boot.rsdp = tables.rsdp;
     }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <future>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "guestmem/share/rights.hpp"
 #include "guestmem/sys/host.hpp"
 #include "guestmem/sys/kvm.hpp"
+#include "guestmem/sys/thread_placement.hpp"
 #include "guestmem/vmm/clock_thread.hpp"
 #include "guestmem/vmm/devices/acpi_power.hpp"
 #include "guestmem/vmm/devices/debug_port.hpp"
@@ -89,6 +91,21 @@ share::Rights rights_of(const Vdev& vdev) {
     return share::Rights{std::move(rules)};
 }
 
+/// What a `cpu` line says of its thread.
+Result<void> place_thread(const Cpu& cpu) {
+    if (!cpu.runmask.empty()) {
+        std::vector<std::uint32_t> cpus;
+        for (const auto& one : cpu.runmask) cpus.push_back(one.value);
+        GM_TRY_CONTEXT(run_thread_on(cpus), "runmask");
+    }
+    if (!cpu.sched) return {};
+    const Sched& sched = cpu.sched->value;
+    const SchedPolicy policy = sched.policy.value_or(SchedPolicy::round_robin);
+    if (policy == SchedPolicy::other) return set_thread_policy(ThreadPolicy::usual, 0);
+    const bool is_fifo = policy == SchedPolicy::fifo;
+    return set_thread_policy(is_fifo ? ThreadPolicy::fifo : ThreadPolicy::round_robin, sched.priority);
+}
+
 bool has_shares(const Vdev& vdev) { return vdev.kind == VdevKind::shmem || vdev.kind == VdevKind::ivshmem; }
 
 }  // namespace
@@ -109,6 +126,9 @@ struct Machine::Parts {
     Result<void> plug_shmem(const std::shared_ptr<ShmemDevice>& device,
                             const std::shared_ptr<pci::IntxPin>& pin, const std::shared_ptr<pci::Msi>& msi);
     Result<void> start_vcpus(const BoardPlan& plan);
+    Result<void> begin_threads();
+    Result<void> enter_clock();
+    Result<void> enter_watch();
     [[nodiscard]] std::vector<KvmVcpu> take_vcpus() { return std::move(vcpus); }
     std::shared_ptr<InterruptLine> wire_of(const Vdev& vdev, std::uint32_t usual);
     template <typename Chip>
@@ -121,6 +141,8 @@ struct Machine::Parts {
     [[nodiscard]] std::shared_ptr<MsiConnector> connector() {
         return {std::shared_ptr<void>{}, interrupts.get()};
     }
+    [[nodiscard]] std::vector<DeviceWindow> windows() const;
+    [[nodiscard]] std::vector<ShareConnection> connections() const;
     void end(MachineEnd how) {
         if (!has_ended.exchange(true)) world.ended(std::move(how));
     }
@@ -156,7 +178,7 @@ struct Machine::Parts {
 Result<void> Machine::Parts::make_frame(const BoardPlan& plan) {
     system.emplace(GM_TRY(KvmSystem::open()));
     machine = std::make_shared<const KvmMachine>(GM_TRY(system->create_machine()));
-    memory = GM_TRY(VmMemory::create(*system, machine, GM_TRY(make_map(plan))));
+    memory = GM_TRY(VmMemory::create(*system, machine, GM_TRY(make_map(plan)), world.dump));
     GM_TRY(machine->enable_split_irqchip(IoApic::pin_count));
     const auto supported = GM_TRY(system->supported_cpuid());
     const bool has_deadline = system->capability(capability_tsc_deadline) != 0;
@@ -189,6 +211,9 @@ Result<void> Machine::Parts::add_fixed_devices() {
     GM_TRY(add_ports(pic, pic->master_ports(), "PIC", 0x20, 2));
     GM_TRY(add_ports(pic, pic->slave_ports(), "PIC", 0xa0, 2));
     GM_TRY(add_ports(pic, pic->elcr_ports(), "ELCR", 0x4d0, 2));
+    // As firmware leaves it: the interrupt of the power events is a level, for guests that use the PIC, too.
+    const std::array levels{static_cast<std::byte>(1U << (sci_gsi - 8))};
+    pic->elcr_ports().write(1, levels);
     const auto debug = std::make_shared<DebugPort>([this](std::byte byte) { world.debug(byte); });
     GM_TRY(add_ports(debug, debug->port(), "debug port", ports::debug, 1));
     const auto leave = std::make_shared<ExitPort>([this](std::uint32_t code) {
@@ -248,8 +273,8 @@ Result<void> Machine::Parts::add_vdev(const Vdev& vdev, const BoardPlan& plan) {
     return {};
 }
 
-Result<void> Machine::Parts::make_pci(const BoardPlan& /*plan*/) {
-    pci::HostBridge::Options options{.memory = &memory_bus, .ports = &port_bus};
+Result<void> Machine::Parts::make_pci(const BoardPlan& plan) {
+    pci::HostBridge::Options options{.memory = &memory_bus, .ports = &port_bus, .ecam_base = plan.ecam_base};
     for (std::size_t line = 0; line < pci_gsis.size(); ++line) {
         options.lines[line] = wiring->wire(pci_gsis[line]);
         options.line_numbers[line] = static_cast<std::uint8_t>(pci_gsis[line]);
@@ -264,7 +289,12 @@ Result<void> Machine::Parts::make_shares(const BoardPlan& plan) {
     if (share_control.empty()) {
         const std::string path = fmt::format("{}/vm-{}.share", runtime_folder(), plan.config().system.value);
         GM_TRY(make_folder(runtime_folder()));
-        own_service = GM_TRY_CONTEXT(OwnService::create(path, log), "the machine's own share service");
+        std::function<Result<void>()> begin;
+        if (world.sandbox) {
+            begin = [sandbox = world.sandbox] { return sandbox->enter(ThreadKind::service); };
+        }
+        own_service = GM_TRY_CONTEXT(OwnService::create(path, log, std::move(begin)),
+                                     "the machine's own share service");
         share_control = own_service->control();
     }
     region_window = std::make_unique<RegionWindow>(plan.share_window, *memory, memory_bus);
@@ -380,10 +410,90 @@ Result<void> Machine::Parts::start_vcpus(const BoardPlan& plan) {
         .has_interrupt = [this] { return wiring->has_interrupt(); },
         .take_interrupt = [this]() -> std::optional<std::uint8_t> { return wiring->pic()->acknowledge(); },
         .stop = [this](MachineEnd how) { end(std::move(how)); },
-        .begin_thread = {}};
+        .begin_thread = [cpus = plan.config().cpus,
+                         sandbox = world.sandbox](std::uint32_t number) -> Result<void> {
+            // Before the sandbox: a place on the host takes rights.
+            GM_TRY(place_thread(cpus[number]));
+            return sandbox ? sandbox->enter(ThreadKind::processor) : Result<void>{};
+        }};
     processors = std::make_unique<Processors>(take_vcpus(), std::move(hooks));
     to_notice = processors.get();
     return {};
+}
+
+/// In the clock's own thread: at the first moment of its time.
+Result<void> Machine::Parts::enter_clock() {
+    const auto entered = std::make_shared<std::promise<Result<void>>>();
+    const auto alarm = clock.make_alarm(
+        [entered, sandbox = world.sandbox] { entered->set_value(sandbox->enter(ThreadKind::clock)); });
+    alarm->set(0);
+    clock.resume();
+    return entered->get_future().get();
+}
+
+Result<void> Machine::Parts::enter_watch() {
+    const auto entered = std::make_shared<std::promise<Result<void>>>();
+    watch->start(
+        [entered, sandbox = world.sandbox] { entered->set_value(sandbox->enter(ThreadKind::watch)); });
+    return entered->get_future().get();
+}
+
+/// With a sandbox no processor runs before all threads are in it, the caller's too.
+Result<void> Machine::Parts::begin_threads() {
+    if (world.sandbox == nullptr) {
+        clock.resume();
+        if (watch) watch->start();
+        processors->start();
+        return {};
+    }
+    processors->pause();
+    processors->start();
+    GM_TRY(enter_clock());
+    if (watch) GM_TRY(enter_watch());
+    // Each stands here once it has entered.
+    processors->pause();
+    GM_TRY(world.sandbox->enter(ThreadKind::main));
+    processors->resume();
+    processors->resume();
+    return {};
+}
+
+std::vector<DeviceWindow> Machine::Parts::windows() const {
+    std::vector<DeviceWindow> all;
+    for (const Bus* bus : {&port_bus, &memory_bus}) {
+        for (const BusWindow& window : bus->windows()) {
+            all.push_back({.name = window.name,
+                           .is_port = bus == &port_bus,
+                           .first = window.first,
+                           .count = window.count});
+        }
+    }
+    return all;
+}
+
+std::vector<ShareConnection> Machine::Parts::connections() const {
+    std::vector<ShareConnection> all;
+    for (const auto& device : shmem) {
+        for (const auto& client : device->clients()) {
+            all.push_back({.device = "shmem",
+                           .share = client->name(),
+                           .size_bytes = client->size_pages() * page_size_bytes});
+        }
+    }
+    for (const auto& device : ivshmem) {
+        const share::Session& session = device->session();
+        all.push_back({.device = "ivshmem",
+                       .share = session.options().share,
+                       .size_bytes = session.facts().size_bytes,
+                       .slot = session.id()});
+    }
+    for (const share::HostShm& region : created) {
+        all.push_back({.device = "create",
+                       .share = region.name(),
+                       .size_bytes = region.size_pages() * page_size_bytes,
+                       .slot = region.index()});
+    }
+    return all;
 }
 
 Machine::Machine(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
@@ -407,9 +517,8 @@ Result<std::unique_ptr<Machine>> Machine::create(const BoardPlan& plan, MachineW
 }
 
 void Machine::start() {
-    parts_->clock.resume();
-    if (parts_->watch) parts_->watch->start();
-    parts_->processors->start();
+    if (auto begun = parts_->begin_threads(); !begun)
+        parts_->end({.kind = MachineEnd::Kind::failed, .message = begun.error().message()});
 }
 
 void Machine::pause() {
@@ -431,5 +540,16 @@ std::size_t Machine::receive(std::size_t port, std::span<const std::byte> bytes)
 std::size_t Machine::count_serial_ports() const { return parts_->serial.size(); }
 std::size_t Machine::count_processors() const { return parts_->processors->count(); }
 std::size_t Machine::count_slots() const { return parts_->memory->count_slots(); }
+VmMemory& Machine::memory() { return *parts_->memory; }
+const std::string& Machine::share_control() const {
+    return parts_->share_control.empty() ? parts_->world.share_control : parts_->share_control;
+}
+
+MachineFacts Machine::facts() const {
+    return {.exits = parts_->processors->exits(),
+            .devices = parts_->windows(),
+            .connections = parts_->connections(),
+            .count_serial_ports = parts_->serial.size()};
+}
 
 }  // namespace guestmem::vmm

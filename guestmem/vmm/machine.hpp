@@ -11,7 +11,10 @@
 
 #include "guestmem/base/result.hpp"
 #include "guestmem/vmm/board_plan.hpp"
+#include "guestmem/vmm/machine_facts.hpp"
 #include "guestmem/vmm/processors.hpp"
+#include "guestmem/vmm/sandbox.hpp"
+#include "guestmem/vmm/vm_memory.hpp"
 
 /// A virtual machine put together by its plan: memory, processors, devices, and a guest that can start.
 ///
@@ -40,6 +43,10 @@ struct MachineWorld {
     std::function<void(MachineEnd)> ended;
     /// The control socket of the share service; empty: the machine serves itself.
     std::string share_control = {};
+    /// Entered by each thread of the machine, and by the one that calls start(), before the guest runs. Without one
+    /// nothing is given up.
+    std::shared_ptr<const Sandbox> sandbox = {};
+    MemoryDump dump = MemoryDump::left_out;
 };
 
 class Machine {
@@ -49,6 +56,7 @@ public:
     Machine& operator=(const Machine&) = delete;
     ~Machine();
 
+    /// What goes wrong is the machine's end.
     void start();
     /// The guest and its time stand still until resume(). Pauses count.
     void pause();
@@ -62,6 +70,11 @@ public:
     [[nodiscard]] std::size_t count_serial_ports() const;
     [[nodiscard]] std::size_t count_processors() const;
     [[nodiscard]] std::size_t count_slots() const;
+    [[nodiscard]] MachineFacts facts() const;
+    /// The control socket of the share service that the machine uses; empty: it uses none.
+    [[nodiscard]] const std::string& share_control() const;
+    /// To look at, to plug into and to log; lives as long as the machine.
+    [[nodiscard]] VmMemory& memory();
 
 private:
     struct Parts;

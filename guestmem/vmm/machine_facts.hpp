@@ -11,8 +11,8 @@
 
 /// What a machine is made of and has done, at one moment; for whoever looks at it from outside.
 ///
-/// Concepts: a device is its windows: ports, or addresses that are no memory. A window of a BAR comes and goes with what
-/// the guest does. A connection is a place in a share that a device of the machine holds.
+/// Concepts: a device is its windows: ports, or addresses that are no memory. A window of a BAR comes and goes with
+/// what the guest does. A connection is a place in a share that a device of the machine holds.
 /// Contract: a copy; nothing in it changes or leads back into the machine.
 /// Threads: any; plain values.
 

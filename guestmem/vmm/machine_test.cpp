@@ -144,6 +144,15 @@ TEST_F(MachineTest, ARegionThatCannotBeMadeFailsTheStart) {
         << machine.error().message();
 }
 
+TEST_F(MachineTest, AProcessorThatCannotRunWhereItsLineSaysEndsTheMachine) {
+    auto machine = make(spin, "cpu runmask 1000\n");
+    ASSERT_TRUE(machine) << machine.error().message();
+    (*machine)->start();
+    const MachineEnd end = wait();
+    EXPECT_EQ(end.kind, MachineEnd::Kind::failed);
+    EXPECT_NE(end.message.find("1000"), std::string::npos) << end.message;
+}
+
 TEST_F(MachineTest, EveryCallThatFailsIsAnErrorAndLeavesNothing) {
     ASSERT_TRUE(make(spin, "vdev timer8254 intr pic:0\nvdev pci\n"));
     const auto before = guestmem::testing::Resources::look();

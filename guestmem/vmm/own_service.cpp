@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guestmem/vmm/own_service.hpp"
 
+#include <future>
 #include <utility>
 
 namespace guestmem::vmm {
 
-Result<std::unique_ptr<OwnService>> OwnService::create(const std::string& control, Log& log) {
+Result<std::unique_ptr<OwnService>> OwnService::create(const std::string& control, Log& log,
+                                                       std::function<Result<void>()> begin) {
     EventLoop loop = GM_TRY(EventLoop::create());
     EventFd ending = GM_TRY(EventFd::create());
     std::unique_ptr<OwnService> own{new OwnService{control, std::move(loop), std::move(ending)}};
@@ -17,10 +19,13 @@ Result<std::unique_ptr<OwnService>> OwnService::create(const std::string& contro
     auto service = share::Service::create(own->loop_, log, std::move(config));
     if (!service) return service.error();
     own->service_ = std::make_unique<share::Service>(*std::move(service));
-    own->thread_ = std::thread{[one = own.get(), &log] {
+    const auto begun = std::make_shared<std::promise<Result<void>>>();
+    own->thread_ = std::thread{[one = own.get(), &log, begun, first = std::move(begin)] {
+        begun->set_value(first ? first() : Result<void>{});
         const auto ran = one->loop_.run();
         if (!ran) log.write(LogLevel::error, ran.error().message());
     }};
+    GM_TRY(begun->get_future().get());
     return own;
 }
 

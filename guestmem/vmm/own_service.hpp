@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -22,8 +23,9 @@ namespace guestmem::vmm {
 
 class OwnService {
 public:
-    /// `log` is called from the service's thread and outlives it.
-    [[nodiscard]] static Result<std::unique_ptr<OwnService>> create(const std::string& control, Log& log);
+    /// `log` is called from the service's thread and outlives it; `begin` is what that thread does first.
+    [[nodiscard]] static Result<std::unique_ptr<OwnService>> create(const std::string& control, Log& log,
+                                                                    std::function<Result<void>()> begin = {});
     OwnService(const OwnService&) = delete;
     OwnService& operator=(const OwnService&) = delete;
     ~OwnService();

@@ -30,13 +30,13 @@ std::vector<GuestRange> PluggedShares::taken() const {
 }
 
 Result<GuestRange> PluggedShares::choose(std::uint64_t size_bytes) const {
-    const Error full{Errc::exhausted,
-                     fmt::format("no room for {} bytes among the addresses for shares; choose one", size_bytes)};
+    const Error full{
+        Errc::exhausted,
+        fmt::format("no room for {} bytes among the addresses for shares; choose one", size_bytes)};
     if (!options_.window || size_bytes > options_.window->size_bytes()) return full;
     const std::uint64_t lowest = options_.window->base().value();
     const auto busy = taken();
-    std::uint64_t base =
-        (lowest + (options_.window->size_bytes() - size_bytes)) / alignment * alignment;
+    std::uint64_t base = (lowest + (options_.window->size_bytes() - size_bytes)) / alignment * alignment;
     while (base >= lowest) {
         const auto range = GuestRange::create(GuestAddress{base}, size_bytes);
         if (!range) return full;
@@ -54,9 +54,10 @@ Result<GuestRange> PluggedShares::place(std::uint64_t size_bytes, std::optional<
     if (!wanted) return choose(size_bytes);
     const auto range = GuestRange::create(GuestAddress{*wanted}, size_bytes);
     if (!range || *wanted % page_size_bytes != 0) {
-        return Error{Errc::invalid_argument,
-                     fmt::format("address {:#x} for {} bytes: a multiple of {} is meant that leaves room below 2^64",
-                                 *wanted, size_bytes, page_size_bytes)};
+        return Error{
+            Errc::invalid_argument,
+            fmt::format("address {:#x} for {} bytes: a multiple of {} is meant that leaves room below 2^64",
+                        *wanted, size_bytes, page_size_bytes)};
     }
     for (const GuestRange& kept : options_.kept) {
         if (!kept.overlaps(*range)) continue;
@@ -80,9 +81,10 @@ Result<PluggedShares::Plugged> PluggedShares::attach(const std::string& share,
     if (entries_.size() >= max_shares)
         return Error{Errc::exhausted, fmt::format("{} shares are plugged; that is the limit", max_shares)};
     if (options_.control.empty())
-        return Error{Errc::unavailable,
-                     "the machine has no share service: start that of the host before the machine, or name its "
-                     "socket with --share-control"};
+        return Error{
+            Errc::unavailable,
+            "the machine has no share service: start that of the host before the machine, or name its "
+            "socket with --share-control"};
     share::SessionOptions session_options{.control = options_.control, .share = share};
     session_options.timeout_ms = attach_timeout_ms;
     session_options.may_reattach = false;

@@ -2,6 +2,7 @@
 #include "guestmem/vmm/share_watch.hpp"
 
 #include <chrono>
+#include <utility>
 
 #include "guestmem/sys/poll.hpp"
 
@@ -20,8 +21,11 @@ Result<std::unique_ptr<ShareWatch>> ShareWatch::create() {
     return std::unique_ptr<ShareWatch>{new ShareWatch{std::move(wakeup)}};
 }
 
-void ShareWatch::start() {
-    thread_ = std::thread{[this] { run(); }};
+void ShareWatch::start(std::function<void()> begin) {
+    thread_ = std::thread{[this, first = std::move(begin)] {
+        if (first) first();
+        run();
+    }};
 }
 
 void ShareWatch::wake() { static_cast<void>(wakeup_.ring()); }

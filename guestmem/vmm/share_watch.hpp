@@ -31,7 +31,8 @@ public:
 
     /// Before start().
     void add(Clients clients) { sources_.push_back(std::move(clients)); }
-    void start();
+    /// `begin` is what the thread does first.
+    void start(std::function<void()> begin = {});
     void wake();
     void stop();
 

@@ -35,6 +35,13 @@ TEST(MakeCpuid, EachProcessorHasItsApicIdAndKnowsHowManyThereAre) {
     }
 }
 
+TEST(MakeMsrs, MemoryTypesAreOnAndMemoryIsCached) {
+    const auto msrs = make_msrs();
+    ASSERT_EQ(msrs.size(), 1U);
+    EXPECT_EQ(msrs[0].index, 0x2ffU);
+    EXPECT_EQ(msrs[0].value, 0x806U);
+}
+
 TEST(MakeCpuid, OneProcessorSharesItsPackageWithNobody) {
     std::array<KvmCpuidEntry, 1> supported{entry_of(1)};
     supported[0].edx = 1U << 28;

@@ -35,14 +35,21 @@ private:
     std::vector<std::shared_ptr<const Region>> started_;
 };
 
+Result<void> keep_private(const Region& region, MemoryDump dump) {
+    if (!region.is_memory()) return {};
+    GM_TRY_CONTEXT(keep_to_ourselves(region.memory()->bytes(), dump), region.name());
+    return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<VmMemory>> VmMemory::create(const KvmSystem& system,
                                                    std::shared_ptr<const KvmMachine> machine,
-                                                   std::shared_ptr<const MemoryMap> map) {
+                                                   std::shared_ptr<const MemoryMap> map, MemoryDump dump) {
+    for (const auto& region : map->regions()) GM_TRY(keep_private(*region, dump));
     KvmSlots slots = GM_TRY(KvmSlots::create(
         {.max_slots = system.max_slots(), .has_read_only = system.capability(capability_read_only) != 0}));
-    std::unique_ptr<VmMemory> memory{new VmMemory{std::move(machine), std::move(slots), map}};
+    std::unique_ptr<VmMemory> memory{new VmMemory{std::move(machine), std::move(slots), map, dump}};
     const std::lock_guard lock{memory->mutex_};
     GM_TRY(memory->show(*map));
     return memory;
@@ -66,6 +73,7 @@ Result<void> VmMemory::show(const MemoryMap& map) {
 }
 
 Result<void> VmMemory::insert(std::shared_ptr<const Region> region) {
+    GM_TRY(keep_private(*region, dump_));
     const std::lock_guard lock{mutex_};
     const auto before = live_.current();
     const GuestRange range = region->range();
@@ -164,9 +172,8 @@ Result<std::vector<VmMemory::DirtyRegion>> VmMemory::harvest_dirty() {
         auto pages = region->dirty().harvest();
         if (!pages) {
             for (const DirtyRegion& one : taken) {
-                one.pages.for_each_run([&](DirtyRun run) {
-                    one.region->dirty().mark_written(run.offset, run.size_bytes);
-                });
+                one.pages.for_each_run(
+                    [&](DirtyRun run) { one.region->dirty().mark_written(run.offset, run.size_bytes); });
             }
             return pages.error();
         }

@@ -5,7 +5,8 @@ The kernel comes from its Debian package (apt checks its signature), which is un
 beside the preset's build folder; all presets share it. Two tests at once are kept apart by a lock, and
 everything appears in the cache by a rename, so that an interrupted run leaves nothing half made. A cached
 kernel is used until the cache folder is removed. The initramfs has busybox, the VFIO modules, guests/init.sh
-and the agent; its name holds a hash of its content.
+and the agent; its name holds a hash of its content. nested_linux.py makes others from the same kernel, which has
+modules for machines in a guest, too.
 """
 
 import contextlib
@@ -23,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 META_PACKAGE = "linux-image-cloud-amd64"
-MODULES = ("vfio_iommu_type1", "vfio_pci")
+MODULES = {"order": ("vfio_iommu_type1", "vfio_pci"),  # by the file that lists them with what they need
+           "order-host": ("kvm_amd",)}
 LOCK_TIMEOUT = 300
 COMMAND_TIMEOUT = 300
 KEPT_INITRAMFS = 8
@@ -41,16 +43,22 @@ class Image:
 
 def prepare(build, source, progress=lambda text: None):
     """The image for the agent that was built in `build`. `progress` is told what takes long."""
-    cache = Path(build).resolve().parent / "guest-cache"
     agent = Path(build) / "guests" / "agent"
     init = Path(source) / "guests" / "init.sh"
     if not agent.is_file():
         raise ImageError(f"guest agent: {agent}: not there; build the target guest_agent (./dev build)")
+    with kernel_of(build, progress) as kernel:
+        return Image(kernel / "vmlinuz", _initramfs(kernel.parent, kernel, agent, init, progress))
+
+
+@contextlib.contextmanager
+def kernel_of(build, progress):
+    """The folder of the kernel and its modules in the cache, whose lock is held meanwhile."""
+    cache = Path(build).resolve().parent / "guest-cache"
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / "lock", progress):
         _remove_leftovers(cache)
-        kernel = _cached_kernel(cache) or _fetch_kernel(cache, progress)
-        return Image(kernel / "vmlinuz", _initramfs(cache, kernel, agent, init, progress))
+        yield _cached_kernel(cache) or _fetch_kernel(cache, progress)
 
 
 @contextlib.contextmanager
@@ -98,7 +106,10 @@ def _run(command, what, cwd=None):
 # The kernel
 
 def _cached_kernel(cache):
-    kernels = sorted(cache.glob("kernel-*"), key=lambda folder: folder.stat().st_mtime)
+    def is_whole(folder):
+        return all((folder / order).exists() for order in MODULES)
+
+    kernels = sorted(filter(is_whole, cache.glob("kernel-*")), key=lambda folder: folder.stat().st_mtime)
     return kernels[-1] if kernels else None
 
 
@@ -157,20 +168,23 @@ def _unpack_kernel(cache, work, name):
     made = work / "kernel"
     made.mkdir()
     shutil.move(images[0], made / "vmlinuz")
-    order = []
-    for module in _load_order(tree / "lib" / "modules" / release):
-        plain = module.name.removesuffix(".xz")
-        data = module.read_bytes()
-        (made / plain).write_bytes(lzma.decompress(data) if module.name != plain else data)
-        order.append(plain)
-    (made / "order").write_text("".join(f"{module}\n" for module in order))
+    for file, modules in MODULES.items():
+        order = []
+        for module in _load_order(tree / "lib" / "modules" / release, modules):
+            plain = module.name.removesuffix(".xz")
+            data = module.read_bytes()
+            (made / plain).write_bytes(lzma.decompress(data) if module.name != plain else data)
+            order.append(plain)
+        (made / file).write_text("".join(f"{module}\n" for module in order))
     place = cache / name.replace("/", "_").replace(":", "_")
+    if place.exists():  # without some of the modules
+        place.rename(work / "replaced")
     made.rename(place)
     return place
 
 
-def _load_order(folder):
-    """The files of MODULES and of all that they need, each after what it needs."""
+def _load_order(folder, modules):
+    """The files of these modules and of all that they need, each after what it needs."""
     def stem(path):
         return re.sub(r"\.ko(\.xz)?$", "", Path(path).name).replace("-", "_")
     needs = {}
@@ -179,7 +193,7 @@ def _load_order(folder):
         needs[stem(module)] = (module, rest.split())
     builtin = {stem(line) for line in (folder / "modules.builtin").read_text().splitlines()}
     order = []
-    for name in MODULES:
+    for name in modules:
         if name in builtin:
             continue
         if name not in needs:
@@ -197,13 +211,8 @@ def _load_order(folder):
 
 def _initramfs(cache, kernel, agent, init, progress):
     modules = (kernel / "order").read_text().split()
-    archive = _Cpio()
-    for folder in ("bin", "dev", "modules", "proc", "sys", "tmp"):
-        archive.add_folder(folder)
-    archive.add_device("dev/console", 5, 1)
-    archive.add_file("bin/busybox", _static_busybox(), 0o755)
+    archive = make_archive(init)
     archive.add_file("bin/agent", agent.read_bytes(), 0o755)
-    archive.add_file("init", init.read_bytes(), 0o755)
     for module in ("order", *modules):
         archive.add_file(f"modules/{module}", (kernel / module).read_bytes(), 0o644)
     data = archive.finish()
@@ -219,6 +228,17 @@ def _initramfs(cache, kernel, agent, init, progress):
     for old in others[KEPT_INITRAMFS:]:
         old.unlink()
     return place
+
+
+def make_archive(init):
+    """An archive with busybox and this first process."""
+    archive = _Cpio()
+    for folder in ("bin", "dev", "modules", "proc", "sys", "tmp"):
+        archive.add_folder(folder)
+    archive.add_device("dev/console", 5, 1)
+    archive.add_file("bin/busybox", _static_busybox(), 0o755)
+    archive.add_file("init", init.read_bytes(), 0o755)
+    return archive
 
 
 def _static_busybox():

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -83,6 +84,8 @@ struct AcpiPlan {
     std::vector<SerialPlan> serial = {};                       ///< COM1 first
     PowerPlan power = {};
     std::optional<PciPlan> pci = std::nullopt;
+    /// Tables of the user's own, each whole: they stand beside the machine's.
+    std::vector<std::vector<std::byte>> extra_tables = {};
 };
 
 inline constexpr std::size_t max_acpi_processors = 1024;

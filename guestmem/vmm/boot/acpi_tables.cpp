@@ -261,6 +261,40 @@ Result<void> check_pci(const PciPlan& pci) {
     return {};
 }
 
+/// The signature of a table that came from outside, which has to be whole.
+Result<std::string> signature_of_extra(std::span<const std::byte> table) {
+    constexpr std::size_t length_at = 4;
+    if (table.size() < header_bytes) {
+        return Error{Errc::corrupt,
+                     fmt::format("an ACPI table has a header of {} bytes, this one has {} in all",
+                                 header_bytes, table.size())};
+    }
+    std::uint32_t length = 0;
+    for (std::size_t at = 0; at < 4; ++at) {
+        length |= std::to_integer<std::uint32_t>(table[length_at + at]) << (8 * at);
+    }
+    if (length != table.size()) {
+        return Error{Errc::corrupt, fmt::format("the ACPI table says that it has {} bytes, and has {}",
+                                                length, table.size())};
+    }
+    std::uint32_t sum = 0;
+    for (const std::byte byte : table) sum += std::to_integer<std::uint32_t>(byte);
+    if ((sum & 0xff) != 0) return Error{Errc::corrupt, "the ACPI table's checksum is wrong"};
+    std::string signature;
+    for (const std::byte byte : table.first(4)) {
+        const char letter = static_cast<char>(byte);
+        if (letter < '0' || letter > 'Z')
+            return Error{Errc::corrupt, "the ACPI table's signature is no word"};
+        signature.push_back(letter);
+    }
+    for (const char* const own : {"FACS", "DSDT", "FACP", "APIC", "MCFG", "RSDT", "XSDT"}) {
+        if (signature != own) continue;
+        return Error{Errc::already_exists,
+                     fmt::format("the machine makes its own {}: leave this one out", own)};
+    }
+    return signature;
+}
+
 }  // namespace
 
 std::vector<PciInterrupt> make_turning_interrupts(const std::array<std::uint32_t, 4>& gsis) {
@@ -319,6 +353,9 @@ Result<AcpiTables> make_acpi_tables(const AcpiPlan& plan) {
     GM_TRY(placement.add(all, "FACP", make_fadt(plan, facs_address, dsdt_address)));
     GM_TRY(placement.add(all, "APIC", make_madt(plan)));
     if (plan.pci && plan.pci->ecam) GM_TRY(placement.add(all, "MCFG", make_mcfg(*plan.pci, *plan.pci->ecam)));
+    for (const std::vector<std::byte>& table : plan.extra_tables) {
+        GM_TRY(placement.add(all, GM_TRY(signature_of_extra(table)), table));
+    }
     auto rsdt = make_list("RSDT", all.tables);
     auto xsdt = make_list("XSDT", all.tables);
     GM_TRY(placement.add(all, "RSDT", std::move(rsdt)));

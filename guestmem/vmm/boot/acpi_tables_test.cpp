@@ -194,6 +194,47 @@ private:
     std::map<std::string, std::string> texts_;
 };
 
+TEST(AcpiTables, TablesOfTheUsersOwnStandBesideTheMachines) {
+    std::vector<std::byte> table(40);
+    const auto put = [&](std::size_t at, unsigned value) { table[at] = static_cast<std::byte>(value); };
+    const auto sum_up = [&] {
+        table[9] = std::byte{0};
+        unsigned sum = 0;
+        for (const std::byte byte : table) sum += std::to_integer<unsigned>(byte);
+        put(9, 256 - (sum & 0xff));
+    };
+    for (std::size_t at = 0; at < 4; ++at) put(at, static_cast<unsigned char>("SSDT"[at]));
+    put(4, 40);
+    sum_up();
+    AcpiPlan plan = full_plan();
+    plan.extra_tables = {table};
+    const auto tables = make_acpi_tables(plan);
+    ASSERT_TRUE(tables) << tables.error().message();
+    const AcpiTable* const found = tables->find("SSDT");
+    ASSERT_NE(found, nullptr);
+    EXPECT_EQ(found->bytes, table);
+
+    const auto refused = [&](const char* why) {
+        plan.extra_tables = {table};
+        const auto made = make_acpi_tables(plan);
+        ASSERT_FALSE(made) << why;
+        EXPECT_THAT(made.error().message(), HasSubstr(why));
+    };
+    put(20, 7);
+    refused("checksum");
+    put(0, 0x07);
+    sum_up();
+    refused("signature");
+    for (std::size_t at = 0; at < 4; ++at) put(at, static_cast<unsigned char>("FACP"[at]));
+    sum_up();
+    refused("its own FACP");
+    put(5, 1);
+    sum_up();
+    refused("says that it has");
+    table.resize(35);
+    refused("a header of 36");
+}
+
 TEST(AcpiTables, AnotherCompilerReadsWhatThePlanSays) {
     if (!Disassembly::has_compiler()) GTEST_SKIP() << "iasl is not installed (acpica-tools; ./dev setup)";
     const Disassembly text{make_acpi_tables(full_plan()).value()};

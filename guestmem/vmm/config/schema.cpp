@@ -162,8 +162,8 @@ constexpr std::array vdevs{
 };
 
 constexpr std::array variables{
-    VariableRow{"exit-on-halt", Variable::exit_on_halt, VariableType::boolean, Support::works,
-                "ends the VM when all CPUs halt without interrupts"},
+    VariableRow{"exit-on-halt", Variable::exit_on_halt, VariableType::boolean, Support::without_effect,
+                "guests end the VM by ACPI, or by the exit port"},
     VariableRow{"debug", Variable::debug, VariableType::text, Support::without_effect, "of qvm's own"},
     VariableRow{"grow-heap", Variable::grow_heap, VariableType::number, Support::without_effect,
                 "of QNX's memory manager"},
@@ -228,7 +228,7 @@ void append_words(std::string& out, Context context, std::string_view title) {
         if (row.context != context) continue;
         std::string argument{row.argument};
         for (std::size_t at = 0; (at = argument.find('|', at)) != std::string::npos; at += 2)
-            argument.insert(at, "\\");
+            argument.insert(at, 1, '\\');
         fmt::format_to(to, "| `{}` | {} |", row.text, argument.empty() ? "" : fmt::format("`{}`", argument));
         if (is_vdev) fmt::format_to(to, " {} |", devices_of(row.vdevs));
         fmt::format_to(to, " {}{}{} |\n", remark(row.support, row.language), row.help,

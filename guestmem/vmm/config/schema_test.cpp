@@ -6,6 +6,7 @@
 #include <array>
 #include <set>
 
+#include "guestmem/sys/fd.hpp"
 #include "guestmem/vmm/config/testing/read_config.hpp"
 
 namespace guestmem::vmm {
@@ -151,6 +152,13 @@ TEST(Schema, ARowIsFoundByItsKind) {
     EXPECT_EQ(find_vdev("vdev-shmem"), nullptr);
     EXPECT_EQ(find_vdev("shmem.so"), nullptr);
     EXPECT_EQ(find_vdev(""), nullptr);
+}
+
+TEST(Schema, TheGuideHasTheReference) {
+    const auto guide = read_text_file(GUESTMEM_SOURCE "/docs/guide/run.md", 1 << 20);
+    ASSERT_TRUE(guide) << guide.error().message();
+    EXPECT_THAT(*guide, HasSubstr(language_reference()))
+        << "the page ends in what language_reference() prints";
 }
 
 TEST(Schema, TheReferenceNamesAllThereIs) {

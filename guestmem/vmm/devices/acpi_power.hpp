@@ -19,8 +19,8 @@
 /// (2 ports) and PM_TMR_BLK (4 ports). The timer counts 3.579545 MHz (315/88) of the DeviceClock. For the tables:
 /// SMI_CMD is 0, so the machine is always in ACPI mode, SCI_EN is on and stays so; the flag TMR_VAL_EXT says that the
 /// timer has 32 bits; \_S5 is a package of sleep_type_s5 twice; no other sleep state is in the tables. The power button
-/// is fixed hardware: PWR_BUTTON is 0; SLP_BUTTON is 1. The clock's alarm (RTC_EN) can be enabled, as Linux complains when
-/// it cannot, and is never told: no sleep state is there to wake from.
+/// is fixed hardware: PWR_BUTTON is 0; SLP_BUTTON is 1. The clock's alarm (RTC_EN) can be enabled, as Linux complains
+/// when it cannot, and is never told: there is no sleep to wake from.
 /// Contract: writing SLP_EN with sleep_type_s5 calls power_off; with another type the machine wakes at once (WAK_STS).
 /// The SCI is a level: it is up while an event is both told and enabled. The timer's status is set whenever its highest
 /// bit changes.

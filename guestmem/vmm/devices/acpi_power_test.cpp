@@ -49,6 +49,14 @@ TEST_F(AcpiPowerTest, AButtonPressedBeforeItIsEnabledIsKept) {
     EXPECT_FALSE(sci.is_up());
 }
 
+TEST_F(AcpiPowerTest, TheClocksAlarmCanBeEnabledAndIsNeverTold) {
+    enable(0x0400);
+    EXPECT_EQ(read_register<std::uint16_t>(chip.event_ports(), 2), 0x0400);
+    clock.advance(100'000'000'000'000);
+    EXPECT_EQ(status() & 0x0400, 0);
+    EXPECT_FALSE(sci.is_up());
+}
+
 TEST_F(AcpiPowerTest, SleepTypeFiveIsOff) {
     auto& control = chip.control_ports();
     EXPECT_EQ(read_register<std::uint16_t>(control, 0), 0x0001);
