@@ -267,6 +267,8 @@ int run_machine(const RunOptions& options) {
     }
     if (const auto guard = install_fault_guard(); !guard) return fail(guard.error(), exit_not_started);
     tell_what_is_off(options);
+    // Descriptors on their way through sockets count for the whole user; without root's rights this is their limit.
+    raise_descriptor_limit();
     if (const auto taken = take_user(options.user); !taken) return fail(taken.error(), exit_not_started);
     const auto end = Run::go(*plan, options);
     if (!end) return fail(end.error(), exit_not_started);

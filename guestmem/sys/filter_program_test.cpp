@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <thread>
+#include <utility>
 
 #include "guestmem/sys/eventfd.hpp"
 #include "guestmem/sys/faults.hpp"
@@ -109,10 +110,15 @@ TEST(FilterProgram, WhateverFailsIsAnError) {
     EXPECT_GE(testing::for_each_fault([] { return FilterProgram::create({.calls = {little}}); }), 3U);
     const auto program = FilterProgram::create({.calls = {little}});
     ASSERT_TRUE(program);
-    FaultInjector injector{0, {.only = SysCall::seccomp}};
-    const auto installed = program->install(FilterScope::thread);
-    ASSERT_FALSE(installed);
-    EXPECT_THAT(installed.error().message(), HasSubstr("hand it to the kernel"));
+    // In a child: no_new_privs is set first, and stays.
+    for (const auto& [call, what] : {std::pair{SysCall::seccomp, "hand it to the kernel"},
+                                     std::pair{SysCall::prctl, "set no_new_privs"}}) {
+        EXPECT_TRUE(ends_well(end_of_child([&] {
+            FaultInjector injector{0, {.only = call}};
+            const auto installed = program->install(FilterScope::thread);
+            return !installed && installed.error().message().contains(what) && ::getuid() == ::geteuid();
+        }))) << what;
+    }
 }
 
 TEST(FilterProgram, OfAnInstrumentedBuildIsAnErrorThatSaysWhy) {

@@ -198,5 +198,39 @@ TEST(Privileges, WhateverFailsIsAnError) {
               8U);  // groups, group, user, capabilities, three of hardening, and the round without a fault
 }
 
+TEST(Privileges, OfOneThreadGoWithoutItsUser) {
+    EXPECT_TRUE(holds_in_child([] {
+        const uid_t before = ::geteuid();
+        return drop_thread_capabilities() && expect(has_no_capabilities(), "it has no capability") &&
+               expect(::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1, "no new privileges") &&
+               expect(::geteuid() == before, "the same user") &&
+               expect(before != 0 || ::prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 0, "no way back");
+    }));
+}
+
+TEST(Privileges, DescriptorsFromANumberOnAreClosedOnExec) {
+    EXPECT_TRUE(holds_in_child([] {
+        // NOLINTBEGIN(android-cloexec-open): that is the case
+        const int below = ::open("/dev/null", O_RDONLY);
+        const int above = ::open("/dev/null", O_RDONLY);
+        // NOLINTEND(android-cloexec-open)
+        return below >= 0 && above > below && close_descriptors_on_exec(static_cast<unsigned>(above)) &&
+               ::fcntl(below, F_GETFD) == 0 && ::fcntl(above, F_GETFD) == FD_CLOEXEC;
+    }));
+}
+
+TEST(Privileges, AKernelThatCannotMarkDescriptorsIsToldApart) {
+    EXPECT_TRUE(holds_in_child([] {
+        FaultInjector old_kernel{0, {.only = SysCall::close_range, .os_error = ENOSYS}};
+        const auto closed = close_descriptors_on_exec(3);
+        return !closed && closed.error().code() == Errc::unsupported;
+    }));
+    EXPECT_TRUE(holds_in_child([] {
+        FaultInjector shortage{0, {.only = SysCall::close_range}};
+        const auto closed = close_descriptors_on_exec(3);
+        return !closed && closed.error().code() != Errc::unsupported;
+    }));
+}
+
 }  // namespace
 }  // namespace guestmem

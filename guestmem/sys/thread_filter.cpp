@@ -23,7 +23,7 @@ namespace {
 /// the fault guard give a signal its usual end.
 constexpr std::string_view usual =
     "brk munmap mremap madvise membarrier futex futex_waitv sched_yield restart_syscall exit exit_group "
-    "clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time getrandom getpid gettid "
+    "clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time getrandom getpid gettid getuid geteuid getgid getegid "
     "rt_sigprocmask rt_sigreturn rt_sigaction set_robust_list rseq "
     "read readv pread64 preadv preadv2 write writev close poll ppoll fstat eventfd2";
 /// Attaching to a share: socket and fcntl are below. readlinkat is how a descriptor is asked what it is.
@@ -33,7 +33,7 @@ constexpr std::string_view attaching =
 /// An event loop with listeners.
 constexpr std::string_view looping =
     "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 timerfd_create timerfd_settime "
-    "timerfd_gettime signalfd4 accept4 sendto recvfrom getsockname getpeername getuid geteuid getgid getegid "
+    "timerfd_gettime signalfd4 accept4 sendto recvfrom getsockname getpeername "
     "io_setup io_submit io_getevents io_destroy lseek fallocate getrusage";
 /// Shares made for others: memory, its facts, and what is left on this host.
 constexpr std::string_view serving =
@@ -41,6 +41,8 @@ constexpr std::string_view serving =
     "pwrite64 pwritev bind listen";
 constexpr std::string_view ending = "unlink unlinkat";
 
+/// Of <linux/prctl.h>, for C libraries that name their memory; older headers have not got it.
+constexpr std::uint64_t set_vma_name = 0x53564d41;
 constexpr std::uint64_t special_modes = S_ISUID | S_ISGID | S_ISVTX;
 /// O_TMPFILE has O_DIRECTORY in it; O_TRUNC empties a file whatever it is opened for.
 constexpr std::uint64_t not_reading = O_ACCMODE | O_CREAT | O_TRUNC | (O_TMPFILE & ~O_DIRECTORY);
@@ -57,6 +59,7 @@ constexpr auto usual_rules = std::to_array<CallRule>({
     {"mmap2", 2, PROT_EXEC, 0},
     {"mprotect", 2, PROT_EXEC, 0},
     {"prctl", 0, whole_int, PR_SET_NAME},
+    {"prctl", 0, whole_int, set_vma_name},
 });
 
 constexpr auto attaching_rules = std::to_array<CallRule>({

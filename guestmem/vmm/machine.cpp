@@ -21,6 +21,7 @@
 #include "guestmem/share/rights.hpp"
 #include "guestmem/sys/host.hpp"
 #include "guestmem/sys/kvm.hpp"
+#include "guestmem/sys/membarrier.hpp"
 #include "guestmem/sys/thread_placement.hpp"
 #include "guestmem/vmm/clock_thread.hpp"
 #include "guestmem/vmm/devices/acpi_power.hpp"
@@ -509,6 +510,8 @@ Machine::~Machine() {
 }
 
 Result<std::unique_ptr<Machine>> Machine::create(const BoardPlan& plan, MachineWorld world) {
+    // Memory maps want it. With a second thread in the process the kernel waits a grace period first, 10 ms or more.
+    static_cast<void>(prepare_membarrier());
     auto parts = std::make_unique<Parts>(std::move(world));
     GM_TRY(parts->make_frame(plan));
     GM_TRY(parts->make_devices(plan));

@@ -202,8 +202,8 @@ Result<std::string> VmControl::switch_dirty_log(const DirtyLogCall& call) {
     if (call.is_on) {
         GM_TRY(machine_.memory().start_dirty_log());
     } else {
-        GM_TRY(machine_.memory().stop_dirty_log());
         harvest_.forget();
+        GM_TRY(machine_.memory().stop_dirty_log());
     }
     return std::string{"{}"};
 }

@@ -8,6 +8,7 @@ all are run, one after the other in one host. Their consoles are in build/lab-vm
 """
 
 import argparse
+import fcntl
 import os
 import platform
 import sys
@@ -150,14 +151,19 @@ def main():
         sys.exit(f"lab vmm-linux: its machines are amd64 and run programs of this one, which is {platform.machine()}")
     processes.exit_on_signals()
     LAB.mkdir(parents=True, exist_ok=True)
-    try:
-        return run_beds([bed for bed in BEDS if not wanted or bed.name in wanted])
-    except (guest_image.ImageError, OSError, AssertionError) as error:
-        print(f"lab vmm-linux: {error}", file=sys.stderr)
-        return 1
-    finally:
-        processes.ignore_signals()
-        processes.stop_all()
+    with open(LAB / "lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"lab vmm-linux: another run holds {LAB / 'lock'}")
+        try:
+            return run_beds([bed for bed in BEDS if not wanted or bed.name in wanted])
+        except (guest_image.ImageError, OSError, AssertionError) as error:
+            print(f"lab vmm-linux: {error}", file=sys.stderr)
+            return 1
+        finally:
+            processes.ignore_signals()
+            processes.stop_all()
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ def page_of(key):
     return 0x20_0000 + ord(key) * 4096
 
 
+def typed(ranges):
+    """Those that typed keys have written: the processor itself writes into its page tables, far below."""
+    return [one for one in ranges if one[0] >= page_of("\0")]
+
+
 class Machine:
     """A `guestmem run` whose guest is told what to do by its standard input."""
 
@@ -188,15 +193,28 @@ class Calls(VmCase):
         first.call("vm.dirty_log", {"on": True})
         machine.type("acz")
         told = first.call("vm.dirty_harvest", {"limit": 2})
-        self.assertEqual((told["ranges"], told["more"]),
-                         ([[page_of("a"), 4096], [page_of("c"), 4096]], True))
+        self.assertEqual((len(told["ranges"]), told["more"]), (2, True))
         first.close()
         machine.type("b")
         second = machine.connect()
         told = second.call("vm.dirty_harvest")
-        self.assertEqual(told["ranges"], [[page_of("a"), 3 * 4096], [page_of("z"), 4096]])
+        self.assertEqual(typed(told["ranges"]), [[page_of("a"), 3 * 4096], [page_of("z"), 4096]])
         told = second.call("vm.dirty_harvest", {"confirm": told["ticket"]})
-        self.assertEqual((told["ranges"], told["more"]), ([], False))
+        self.assertEqual((typed(told["ranges"]), told["more"]), ([], False))
+
+    def test_parts_go_on_where_the_last_one_ended(self):
+        machine = self.machine()
+        peer = machine.connect()
+        peer.call("vm.dirty_log", {"on": True})
+        machine.type("aceg")
+        told = peer.call("vm.dirty_harvest", {"limit": 1})
+        ranges = told["ranges"]
+        while told["more"]:
+            told = peer.call("vm.dirty_harvest", {"limit": 1, "confirm": told["ticket"]})
+            self.assertEqual(len(told["ranges"]), 1)
+            ranges += told["ranges"]
+        self.assertEqual(typed(ranges), [[page_of(key), 4096] for key in "aceg"])
+        self.assertEqual(ranges, sorted(ranges))
 
     def test_a_share_is_plugged_into_a_running_guest(self):
         service = self.serve_quick(size="64K")
@@ -319,13 +337,13 @@ class Tools(VmCase):
         self.assertEqual(self.vm("dirty", machine, "harvest").returncode, 1)
         self.assertEqual(self.vm("dirty", machine, "on").returncode, 0)
         machine.type("ad")
-        lines = self.vm("dirty", machine, "harvest").stdout.split("\n")
-        self.assertEqual([line.split() for line in lines if line],
-                         [[f"0x{page_of(key):012x}", "4096"] for key in "ad"])
+        lines = [line.split() for line in self.vm("dirty", machine, "harvest").stdout.splitlines()]
+        self.assertEqual(typed([[int(first, 16), int(count)] for first, count in lines]),
+                         [[page_of(key), 4096] for key in "ad"])
         machine.type("d")
-        self.assertEqual(json.loads(self.vm("dirty", machine, "harvest", "--json").stdout),
-                         {"ranges": [[page_of("d"), 4096]]})
-        self.assertEqual(json.loads(self.vm("dirty", machine, "harvest", "--json").stdout), {"ranges": []})
+        for wanted in ([[page_of("d"), 4096]], []):
+            told = json.loads(self.vm("dirty", machine, "harvest", "--json").stdout)
+            self.assertEqual(typed(told["ranges"]), wanted)
         self.assertEqual(self.vm("dirty", machine, "off").returncode, 0)
 
     def test_a_share_is_attached_and_detached(self):

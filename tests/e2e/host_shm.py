@@ -2,7 +2,8 @@
 """A host program in a share, through the C library, and a rally with a guest's payload.
 
 HostShm has QNX's host operations, which know who poked where the sender says so; HostSession has the library's own
-session, which hears every doorbell. The rally is that of guests/payload/lib/rally.hpp: ping writes a number and kicks, pong writes it back and kicks.
+session, which hears every doorbell. The rally is that of guests/payload/lib/rally.hpp: ping writes a number and kicks,
+pong writes it back and kicks.
 """
 
 import ctypes

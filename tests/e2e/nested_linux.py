@@ -36,6 +36,9 @@ KNOWN_COMPLAINTS = {
     r"^If you want to keep using the local clock": "the same",
     r'^"trace_clock=local"': "the same",
     r"^on the kernel command line": "the same",
+    r"^clocksource: ": "its watchdog has found the same, or a busy machine",
+    r"^TSC found unstable after boot": "the same",
+    r"^hrtimer: interrupt took": "a busy machine",
 }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console of `guestmem run`: a terminal's keys reach the guest, Ctrl-A x ends it, and nobody reading hangs nothing."""
+"""The console of `guestmem run`: keys reach the guest, Ctrl-A x ends it, output that nobody reads hangs nothing."""
 
 import fcntl
 import os

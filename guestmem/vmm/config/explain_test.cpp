@@ -41,7 +41,7 @@ TEST(Explain, WritesEachFactInOneForm) {
               R"(system big
 dryrun
 safety warn
-set exit-on-halt yes
+set exit-on-halt yes  # without effect
 set debug "a b"  # without effect
 set slog-buffer 8K  # without effect
 ram 4G backend "memory-backend-file,mem-path=/dev/shm/a b"  # 0x0-0xbfffffff, 0x100000000-0x13fffffff
