@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <span>
 #include <utility>
@@ -20,7 +21,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-/// Between two attempts of one attach, when the service went away in the middle of the first.
+/// Between two attempts of one attach, when the service went away in the middle of the first, or was short.
 constexpr int broken_attach_pause_ms = 20;
 Result<void> receive_handshake(Client& client, const SessionReply& reply, const Deadline& deadline) {
     for (;;) {
@@ -178,7 +179,9 @@ Result<SessionLink> attach_link(const SessionOptions& options) {
     for (;;) {
         auto link = attach_once(options, deadline, was_there);
         if (link) return link;
-        const bool may_try_again = was_there && link.error().code() == Errc::unavailable;
+        // Descriptors on their way through sockets are counted for all processes of a user: others' are soon read.
+        const bool may_try_again = (was_there && link.error().code() == Errc::unavailable) ||
+                                   link.error().os_error() == ETOOMANYREFS;
         if (!may_try_again || deadline.has_passed())
             return std::move(link).error().with_context(fmt::format("share '{}'", options.share));
         GM_TRY(poll_readable(std::span<const FdView>{},

@@ -48,6 +48,16 @@ TEST_F(SessionLinkTest, ARefusalIsTheServicesOwn) {
     EXPECT_THAT(refusal().message(), HasSubstr("vm 'a' may not attach"));
 }
 
+TEST_F(SessionLinkTest, AServiceWhoseDescriptorsAreAllOnTheirWayIsAskedAgain) {
+    serve();
+    FakeLies lies;
+    lies.refusal = Error{Errc::exhausted, ETOOMANYREFS, "too many descriptors are in flight"};
+    lies.count = 2;
+    lie(lies);
+    EXPECT_TRUE(attach());
+    EXPECT_EQ(in_service([](FakeService& service) { return service.count_attaches(); }), 3U);
+}
+
 TEST_F(SessionLinkTest, AServiceThatDoesNotAnswerIsNotWaitedForForEver) {
     const UnixListener deaf = UnixListener::create({.path = path()}).value();
     SessionOptions wanted = options();

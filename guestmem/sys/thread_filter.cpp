@@ -23,7 +23,8 @@ namespace {
 /// the fault guard give a signal its usual end.
 constexpr std::string_view usual =
     "brk munmap mremap madvise membarrier futex futex_waitv sched_yield restart_syscall exit exit_group "
-    "clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time getrandom getpid gettid getuid geteuid getgid getegid "
+    "clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time getrandom "
+    "getpid gettid getuid geteuid getgid getegid "
     "rt_sigprocmask rt_sigreturn rt_sigaction set_robust_list rseq "
     "read readv pread64 preadv preadv2 write writev close poll ppoll fstat eventfd2";
 /// Attaching to a share: socket and fcntl are below. readlinkat is how a descriptor is asked what it is.

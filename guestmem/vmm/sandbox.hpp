@@ -25,7 +25,7 @@
 /// Threads: any; each enters once.
 /// Limits: builds whose instruments make system calls of their own have no filter: obstacle() says why. Whoever may
 /// trace this user's processes is outside of all this.
-/// Cost: a filter is made at the first entry of its kind, some 0.3 ms; a call costs some 50 ns more.
+/// Cost: a filter is made at the first entry of its kind, some 0.3 ms; a call costs some 120 ns more.
 /// Example:
 ///     const auto sandbox = std::make_shared<const Sandbox>();
 ///     GM_TRY(sandbox->enter(ThreadKind::clock));

@@ -13,6 +13,7 @@ import time
 import processes
 import vmm
 import vmm_case
+from kept_service import links_of  # of tests/conformance, by the path that e2e_case has added
 
 F_SETPIPE_SZ = 1031
 SMALL_PIPE_BYTES = 4096
@@ -145,12 +146,8 @@ class PipeTest(ConsoleTest):
                            preexec_fn=lambda: [os.close(number) for number in (0, 1, 2)])
         fds = f"/proc/{child.pid}/fd"
 
-        def is_made():
-            return any(os.readlink(f"{fds}/{name}").endswith("kvm-vcpu:0") for name in os.listdir(fds))
-
-        self.wait_until(is_made, "the machine is made")
-        links = {number: os.readlink(f"{fds}/{number}") for number in range(3) if os.path.exists(f"{fds}/{number}")}
-        self.assertLessEqual(set(links.values()), {"/dev/null"})
+        self.wait_until(lambda: "anon_inode:kvm-vcpu:0" in links_of(fds), "the machine is made")
+        self.assertLessEqual({os.readlink(f"{fds}/{name}") for name in os.listdir(fds) if int(name) < 3}, {"/dev/null"})
         child.terminate()
         self.assertEqual(child.wait(vmm_case.PATIENCE), vmm.ENDED)
 

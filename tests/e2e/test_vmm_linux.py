@@ -14,7 +14,7 @@ import nested_linux
 import processes
 import share_service
 
-# About 25 s on a machine that does nothing else.
+# 10 to 15 s on a machine that does little else.
 TIMEOUT = 540
 SETUP = nested_linux.Setup("linux", parameters="window=1 hear=1")
 

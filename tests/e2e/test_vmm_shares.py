@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import unittest
 
 import host_shm
@@ -195,7 +196,7 @@ class DeathTest(vmm_case.VmmCase):
     def test_the_others_see_a_killed_machine_leave(self):
         self.serve()
         host = self.host("payload")
-        watcher = self.start("watcher", "shmem", "role=watch events=2 timeout=40000", SHMEM)
+        watcher = self.start("watcher", "shmem", "role=watch events=1000 timeout=40000", SHMEM)
         without = self.wait_attached(watcher)
         victim = self.start("victim", "shmem", f"role=pong {vmm_case.RALLY}", SHMEM)
         everybody = self.wait_attached(victim)
@@ -205,7 +206,8 @@ class DeathTest(vmm_case.VmmCase):
         victim.kill()
         host.wait_until(lambda s: s.active == without, vmm_case.PATIENCE, "the host sees the victim leave")
         watcher.wait_for(f"^event notified 0x0 active {without:#x}$", vmm_case.PATIENCE)
-        self.finish(watcher)
+        watcher.send_signal(signal.SIGTERM)
+        self.assertEqual(watcher.wait(vmm_case.PATIENCE), vmm.ENDED, watcher.tail())
 
     def play_on_without_service(self, payload, vdevs, name):
         service = self.serve(words=["--keeper"])
@@ -227,7 +229,7 @@ class DeathTest(vmm_case.VmmCase):
         late = self.start("late", "shmem", f"role=watch events=0 name={name}", SHMEM)
         self.finish(late)
         for player in players:
-            player.send_signal(15)
+            player.send_signal(signal.SIGTERM)
             self.assertEqual(player.wait(vmm_case.PATIENCE), vmm.ENDED, player.tail())
         host.wait_until(lambda s: s.active == 1 << s.idx, vmm_case.PATIENCE, "the players have left")
 
@@ -242,7 +244,7 @@ class DeathTest(vmm_case.VmmCase):
         player = self.start("pong", "shmem", f"role=pong {vmm_case.RALLY}", SHMEM)
         self.wait_attached(player)
         service.kill()
-        player.send_signal(15)
+        player.send_signal(signal.SIGTERM)
         self.assertEqual(player.wait(vmm_case.PATIENCE), vmm.ENDED, player.tail())
 
 
