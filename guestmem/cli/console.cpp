@@ -32,32 +32,41 @@ Result<void> Console::listen(Handlers handlers) {
         if (!kept_.empty()) static_cast<void>(retry_.restart(retry_ms));
     }));
     retry_ = GM_TRY(loop_.add_timer(retry_ms, [this] { wake(); }));
+    if (!handlers_.receive) return {};
     terminal_.emplace(GM_TRY(RawTerminal::create(input_)));
-    auto source = loop_.add_io(input_, IoEvents::readable, [this](IoEvents) { read_input(); });
+    auto source = loop_.add_io(input_, IoEvents::readable, [this](IoEvents) {
+        fill();
+        offer();
+    });
+    // A regular file cannot be waited for.
     if (source) {
         input_source_ = *std::move(source);
     } else {
-        // A regular file cannot be waited for: it is read as fast as the guest takes it.
-        read_input();
+        wake();
     }
     return {};
 }
 
 void Console::wake() { static_cast<void>(wakeup_.ring()); }
 
-void Console::read_input() {
+void Console::fill() {
     while (waiting_.size() < max_waiting_bytes && !is_input_at_end_) {
         std::array<std::byte, input_piece_bytes> buffer{};
         const auto count = read_some(input_, buffer);
         if (!count || *count == 0) {
             is_input_at_end_ = true;
             input_source_ = EventSource{};
-            break;
+            return;
         }
         take_keys(std::span<const std::byte>{buffer}.first(*count));
-        if (input_source_.is_active()) break;
+        if (input_source_.is_active()) return;
     }
-    offer();
+}
+
+void Console::give() {
+    if (waiting_.empty()) return;
+    const std::size_t count = std::min(handlers_.receive(waiting_), waiting_.size());
+    waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(count));
 }
 
 void Console::take_keys(std::span<const std::byte> bytes) {
@@ -81,16 +90,19 @@ void Console::take_keys(std::span<const std::byte> bytes) {
 }
 
 void Console::offer() {
-    if (!waiting_.empty()) {
-        const std::size_t count = std::min(handlers_.receive(waiting_), waiting_.size());
-        waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(count));
+    if (!terminal_) return;
+    give();
+    const bool is_polled = input_source_.is_active();
+    if (!is_polled && waiting_.empty() && !is_input_at_end_) {
+        // An input that cannot be waited for: a piece in each turn of the loop, as fast as the guest takes it.
+        fill();
+        give();
+        if (waiting_.empty() && !is_input_at_end_) wake();
+        return;
     }
     const bool may_read = waiting_.size() < max_waiting_bytes && !is_input_at_end_;
-    if (input_source_.is_active()) {
+    if (is_polled)
         static_cast<void>(input_source_.set_events(may_read ? IoEvents::readable : IoEvents::none));
-    } else if (may_read && waiting_.empty() && terminal_) {
-        read_input();
-    }
 }
 
 void Console::send(std::byte byte) {
@@ -109,6 +121,10 @@ void Console::send(std::byte byte) {
         must_wake = must_wake && !kept_.empty();
     }
     if (must_wake) wake();
+}
+
+void Console::send(std::string_view text) {
+    for (const char letter : text) send(static_cast<std::byte>(letter));
 }
 
 void Console::write_kept() {

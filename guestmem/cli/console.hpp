@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "guestmem/base/result.hpp"
@@ -32,7 +33,7 @@ public:
     static constexpr std::size_t max_kept_bytes = 1 << 20;
 
     struct Handlers {
-        /// Bytes for the guest; says how many it took.
+        /// Bytes for the guest; says how many it took. Empty: the input is left alone.
         std::function<std::size_t(std::span<const std::byte>)> receive;
         std::function<void()> quit;  ///< empty: all keys are the guest's
         std::function<void()> toggle_pause;
@@ -45,6 +46,7 @@ public:
     /// Keys are heard from here on; the terminal becomes raw.
     [[nodiscard]] Result<void> listen(Handlers handlers);
     void send(std::byte byte);
+    void send(std::string_view text);
     /// The guest takes input again.
     void wake();
     /// Everything that is kept, as far as the output takes it within the time.
@@ -54,7 +56,8 @@ public:
 private:
     Console(EventLoop& loop, FdView input, FdView output, EventFd wakeup)
         : loop_(loop), input_(input), output_(output), wakeup_(std::move(wakeup)) {}
-    void read_input();
+    void fill();
+    void give();
     void take_keys(std::span<const std::byte> bytes);
     void offer();
     /// With the mutex held.

@@ -97,6 +97,8 @@ private:
 
     Result<vmm::MachineEnd> run(const vmm::BoardPlan& plan, const std::string& control_path) {
         console_ = GM_TRY(Console::create(loop_, FdView{0}, FdView{1}));
+        warnings_ = GM_TRY(Console::create(loop_, FdView{}, FdView{2}));
+        GM_TRY(warnings_->listen({}));
         GM_TRY(open_ports(plan));
         GM_TRY(block_signal(SIGPIPE));  // a console whose reader has gone is a write's error
         for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
@@ -109,8 +111,10 @@ private:
         auto control = std::make_unique<vmm::VmControl>(*machine, plan, [this] { end({}); });
         // Its socket goes last: who waits for that finds no guest any more.
         const auto server = GM_TRY(serve(*control, plan, control_path));
+        const bool has_keys = !ports_.empty() && ports_.front().end == console_.get();
+        const auto receive = [&](std::span<const std::byte> bytes) { return machine->receive(0, bytes); };
         GM_TRY(console_->listen(
-            {.receive = [&](std::span<const std::byte> bytes) { return machine->receive(0, bytes); },
+            {.receive = has_keys ? std::function<std::size_t(std::span<const std::byte>)>{receive} : nullptr,
              .quit = [this] { end({}); },
              .toggle_pause =
                  [&] {
@@ -134,6 +138,7 @@ private:
         control.reset();
         machine.reset();
         console_->flush(flush_ms);
+        warnings_->flush(flush_ms);
         for (const Port& port : ports_) {
             if (port.own != nullptr) port.own->flush(flush_ms);
         }
@@ -202,7 +207,7 @@ private:
                         if (port < ports_.size() && ports_[port].end != nullptr) ports_[port].end->wake();
                     },
                 .debug = [this](std::byte byte) { console_->send(byte); },
-                .warn = [](const std::string& text) { fmt::print(stderr, "guestmem: {}\n", text); },
+                .warn = [this](const std::string& text) { warnings_->send("guestmem: " + text + "\n"); },
                 .ended = [this](vmm::MachineEnd how) { end(std::move(how)); },
                 .share_control = control_of(options_),
                 .sandbox = options_.has_no_sandbox ? nullptr : std::make_shared<const vmm::Sandbox>(),
@@ -226,6 +231,7 @@ private:
         Console* end = nullptr;
     };
     std::unique_ptr<Console> console_;
+    std::unique_ptr<Console> warnings_;  ///< standard error: the guest never waits for it, either
     std::vector<Port> ports_;
     std::mutex mutex_;
     std::optional<vmm::MachineEnd> end_;

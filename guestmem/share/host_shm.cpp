@@ -80,7 +80,8 @@ Result<void> HostShm::attach(const HostShmOptions& options) {
                                     .size_bytes = options.size_pages * host_shm_page_bytes,
                                     .vectors = 1,
                                     .slots = max_senders,
-                                    .timeout_ms = options.timeout_ms});
+                                    .timeout_ms = options.timeout_ms,
+                                    .ring = options.ring});
     if (!session) return documented(session.error());
     if (!session->facts().may_notify)
         return Error{

@@ -59,6 +59,7 @@ struct HostShmOptions {
     std::string control = {};      ///< empty: default_control_path()
     bool may_create = true;
     std::uint64_t timeout_ms = 10'000;
+    RingStyle ring = RingStyle::one_write;
 };
 
 class HostShm {

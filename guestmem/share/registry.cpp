@@ -63,15 +63,24 @@ ShareConfig config_of(const ShareRecord& record) {
 
 Result<Share> Registry::make_share(const ShareConfig& config, ShareRecord& record, Pages pages) {
     Share share = GM_TRY(Share::create(config, record.number));
+    const bool was_there = share.backing().has_kept_bytes();
     // Bytes of earlier times that nobody wants.
-    if (share.backing().has_kept_bytes() && !config.is_kept) share.backing().begin_clear();
-    while (pages == Pages::now && !share.backing().is_complete())
-        static_cast<void>(GM_TRY(share.backing().allocate_step()));
+    if (was_there && !config.is_kept) share.backing().begin_clear();
+    while (pages == Pages::now && !share.backing().is_complete()) {
+        auto done = share.backing().allocate_step();
+        if (done) continue;
+        if (!was_there) share.backing().remove_name();
+        return std::move(done).error();
+    }
     return share;
 }
 
 Result<Hall*> Registry::make(const ShareConfig& config, const std::string& maker, Pages pages,
                              std::span<const std::uint32_t> owned_slots) {
+    // Before its memory is made, which may have a name.
+    if (auto has_room = host_.legacy.check_room(count_kept_parts(config)); !has_room)
+        return Error{has_room.error().code(), has_room.error().os_error(),
+                     fmt::format("share '{}': {}", config.name, has_room.error().message())};
     ShareRecord* const record = host_.legacy.journal().add_share();
     if (record == nullptr)
         return Error{Errc::exhausted, ENOSPC,
@@ -84,13 +93,7 @@ Result<Hall*> Registry::make(const ShareConfig& config, const std::string& maker
         Journal::remove(*record);
         return std::move(share).error();
     }
-    const std::vector<KeepRequest> parts = share->kept_parts();
-    if (auto has_room = host_.legacy.check_room(parts.size()); !has_room) {
-        Journal::remove(*record);
-        return Error{has_room.error().code(), has_room.error().os_error(),
-                     fmt::format("share '{}': {}", config.name, has_room.error().message())};
-    }
-    host_.legacy.keep(parts, host_.loop.now_ms());
+    host_.legacy.keep(share->kept_parts(), host_.loop.now_ms());
     record->stage.store(share->backing().is_complete() ? ShareStage::ready : ShareStage::blank);
     return &halls_.emplace_back(host_, std::move(*share), *record, owned_slots);
 }

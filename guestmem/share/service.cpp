@@ -434,6 +434,10 @@ Result<void> Service::State::retire() {
             Errc::unavailable,
             "there is no keeper: nobody would hold what the next instance needs; start the service with "
             "--keeper, or under a service manager that stores descriptors"};
+    if (legacy_->has_failed())
+        return Error{Errc::unavailable,
+                     fmt::format("the {} does not hold what it was given: clients would be lost",
+                                 legacy_->keeper()->describe())};
     GM_TRY(legacy_->keeper()->sync());
     if (legacy_->catch_up(loop_.now_ms(), [this] { offer_everything(); }))
         return Error{

@@ -173,9 +173,7 @@ void Service::State::review_rights(std::vector<std::string>& changes) {
             [&](const Entrant& entrant) -> std::optional<Permissions> {
                 // Who came through an unnamed door: no rule holds there.
                 if (!entrant.is_tool && entrant.vm.empty()) return Permissions{};
-                const Principal who = entrant.is_tool ? policy_.of_guest(entrant.vm, entrant.who)
-                                                      : Principal{entrant.vm, false};
-                const Decision decision = policy_.decide(who, name);
+                const Decision decision = policy_.decide(principal_of(entrant), name);
                 if (!decision.is_allowed || !decision.permissions.may_attach) return std::nullopt;
                 return decision.permissions;
             },

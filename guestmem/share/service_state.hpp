@@ -109,6 +109,10 @@ private:
     void take_over_shares(Heritage& heritage);
     void take_over_connections(Heritage& heritage);
     void fit_shares_to_configuration();
+    /// Who somebody who came in would be by the configuration of here and now.
+    [[nodiscard]] Principal principal_of(const Entrant& entrant) const {
+        return entrant.is_tool ? policy_.of_guest(entrant.vm, entrant.who) : Principal{entrant.vm, false};
+    }
     [[nodiscard]] bool has_less_right(const Entrant& entrant, const std::string& share) const;
     /// Classic ids of peers that could not be taken over.
     using GonePeers = std::vector<std::pair<Hall*, std::uint32_t>>;

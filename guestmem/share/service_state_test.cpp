@@ -27,6 +27,7 @@
 #include "guestmem/share/calls.hpp"
 #include "guestmem/share/ivshmem/client.hpp"
 #include "guestmem/share/keeper/testing/keeper_fixtures.hpp"
+#include "guestmem/sys/testing/fault_loop.hpp"
 
 namespace guestmem::share {
 namespace {
@@ -317,6 +318,72 @@ TEST_F(ServiceLife, AShareThatTheKeeperHasNoRoomForIsRefused) {
     EXPECT_EQ(refused.error().os_error(), ENOSPC);
     EXPECT_THAT(refused.error().message(), HasSubstr("share 'm': keeper (pid "));
     EXPECT_THAT(refused.error().message(), HasSubstr("of at most 8; 11 more do not fit"));
+}
+
+TEST_F(ServiceLife, AShareThatIsRefusedLeavesNoNameOfItsMemory) {
+    const std::string name = fmt::format("guestmem-refused-{}", ::getpid());
+    edit_ = [&](ServiceConfig& config) {
+        config.shares[0].backing = BackingKind::shm;
+        config.shares[0].path = "/" + name;
+    };
+    const std::string file = "/dev/shm/" + name;
+    {
+        const KeeperProcess keeper{KeeperProcessOptions{.path = path_of("k"), .capacity = 8}};
+        const auto refused = make(join());
+        ASSERT_FALSE(refused);
+        EXPECT_THAT(refused.error().message(), HasSubstr("do not fit"));
+        EXPECT_NE(::access(file.c_str(), F_OK), 0);
+    }
+    // sd-event keeps its timer descriptor once it had a timer: the loop's own, made before the count.
+    ASSERT_TRUE(loop_.add_timer(0, [] {}));
+    const std::uint64_t count = testing::for_each_fault([&] { return make({}); },
+                                                        [&] { EXPECT_NE(::access(file.c_str(), F_OK), 0); });
+    EXPECT_GT(count, 30U);
+}
+
+TEST_F(ServiceLife, AToolThatIsNobodyAnyMoreDoesNotEndItsHandshake) {
+    const KeeperProcess keeper{path_of("k")};
+    start(join());
+    const auto client = join_share();
+    ASSERT_TRUE(client);
+    Inheritance left = end();
+    {
+        Journal journal = journal_of(left);
+        ConnectionRecord& record = *journal.connections().at(0);
+        record.is_tool = 1;
+        record.vm.set("linux");
+        record.is_told.store(0);
+    }
+    edit_ = [](ServiceConfig& config) {
+        give_door_to(config, {});
+        config.vms[0].match.user = ::geteuid() + 1;
+    };
+    start(std::move(left));
+    EXPECT_EQ(service_->counts().sessions, 0U);
+    EXPECT_THAT(log_.text(), HasSubstr("lost its right in the midst of its handshake"));
+}
+
+/// Takes nothing, for good, and says so.
+class BrokenKeeper final : public Keeper {
+public:
+    Result<void> keep(std::span<const KeepRequest>) override { return Error{Errc::io, "broken"}; }
+    Result<void> forget(std::span<const KeptKey>) override { return {}; }
+    Result<void> sync() override { return {}; }
+    Result<void> end() override { return {}; }
+    [[nodiscard]] Result<void> check_room(std::size_t) const override { return {}; }
+    Result<bool> is_answering() override { return true; }
+    Result<void> forget_rest() override { return {}; }
+    [[nodiscard]] FdView gone() const override { return {}; }
+    [[nodiscard]] std::string describe() const override { return "broken keeper"; }
+};
+
+TEST_F(ServiceLife, WhoseKeeperHasFailedDoesNotRetire) {
+    Inheritance inheritance;
+    inheritance.keeper = std::make_unique<BrokenKeeper>();
+    start(std::move(inheritance));
+    const auto retired = service_->retire();
+    ASSERT_FALSE(retired);
+    EXPECT_THAT(retired.error().message(), HasSubstr("the broken keeper does not hold what it was given"));
 }
 
 TEST_F(ServiceLife, WhileTheKeeperIsStoppedNewcomersAreServedAndKeptAfter) {

@@ -203,8 +203,8 @@ void Service::State::fit_shares_to_configuration() {
 
 /// Who has not been told everything is told nothing that its rights do not allow any more.
 bool Service::State::has_less_right(const Entrant& entrant, const std::string& share) const {
-    if (entrant.vm.empty()) return false;
-    const Permissions granted = policy_.decide({entrant.vm, false}, share).permissions;
+    if (!entrant.is_tool && entrant.vm.empty()) return false;
+    const Permissions granted = policy_.decide(principal_of(entrant), share).permissions;
     return !granted.may_attach || (granted.is_read_only && !entrant.permissions.is_read_only) ||
            (!granted.may_notify && entrant.permissions.may_notify);
 }

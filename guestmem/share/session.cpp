@@ -261,7 +261,8 @@ Result<void> Session::ring(std::uint32_t peer, std::uint32_t vector) {
         return Error{Errc::out_of_range, fmt::format("share '{}': peer {} has vectors 0 to {}, not {}",
                                                      state_->options.share, peer, bells->size() - 1, vector)};
     const EventFd& bell = (*bells)[vector];
-    return state_->ringer ? state_->ringer->ring(bell) : bell.kick();
+    if (state_->ringer) return state_->ringer->ring(bell);
+    return state_->options.ring == RingStyle::looks_first ? bell.ring() : bell.kick();
 }
 
 Result<void> Session::State::take_kicks(std::span<const std::uint32_t> vectors) {

@@ -47,6 +47,7 @@ inline constexpr std::size_t max_peer_notices = 4096;
 
 enum class RingStyle : std::uint8_t {
     one_write,    ///< write(2)
+    looks_first,  ///< a poll before the write: waits for nobody who does not fill its doorbell just then
     never_waits,  ///< through a Ringer: whatever a hostile peer did to its doorbell
 };
 

@@ -53,20 +53,28 @@ Result<void> Share::make_read_only() {
     return {};
 }
 
+Result<void> Share::make_parts() {
+    if (config_.ids == IdPolicy::stable)
+        for (std::uint32_t slot = 0; slot < config_.slots; ++slot)
+            slots_.push_back(GM_TRY(create_doorbells(slot, config_.vectors)));
+    for (std::uint32_t slot = 0; has_senders(config_) && slot < config_.slots; ++slot) {
+        Fd page = GM_TRY(create_sender_page());
+        senders_.push_back({std::move(page), Fd{}});
+    }
+    return make_read_only();
+}
+
 Result<Share> Share::create(const ShareConfig& config, std::uint32_t number) {
     const std::string context = name_of(config);
-    Backing backing = GM_TRY_CONTEXT(Backing::create(backing_options(config)), context);
+    // Before the memory, which may have a name.
     PresenceWriter presence = GM_TRY_CONTEXT(PresenceWriter::create(config.slots, config.vectors), context);
+    Backing backing = GM_TRY_CONTEXT(Backing::create(backing_options(config)), context);
+    const bool was_there = backing.has_kept_bytes();
     Share share{config, number, std::move(backing), std::move(presence)};
-    if (config.ids == IdPolicy::stable)
-        for (std::uint32_t slot = 0; slot < config.slots; ++slot)
-            share.slots_.push_back(GM_TRY_CONTEXT(create_doorbells(slot, config.vectors), context));
-    for (std::uint32_t slot = 0; has_senders(config) && slot < config.slots; ++slot) {
-        Fd page = GM_TRY_CONTEXT(create_sender_page(), context);
-        share.senders_.push_back({std::move(page), Fd{}});
-    }
-    GM_TRY_CONTEXT(share.make_read_only(), context);
-    return share;
+    auto made = share.make_parts();
+    if (made) return share;
+    if (!was_there) share.backing_.remove_name();
+    return std::move(made).error().with_context(context);
 }
 
 Result<Share> Share::adopt(const ShareConfig& config, std::uint32_t number, Parts parts) {
@@ -99,6 +107,12 @@ Result<Share> Share::adopt(const ShareConfig& config, std::uint32_t number, Part
     }
     GM_TRY_CONTEXT(share.make_read_only(), context);
     return share;
+}
+
+std::size_t count_kept_parts(const ShareConfig& config) {
+    const std::size_t of_all = 2;  // memory, presence
+    if (config.ids == IdPolicy::classic) return of_all;
+    return of_all + std::size_t{config.slots} * config.vectors + (has_senders(config) ? config.slots : 0);
 }
 
 std::vector<KeepRequest> Share::kept_parts() const {

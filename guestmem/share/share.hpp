@@ -92,6 +92,7 @@ private:
           number_(number),
           backing_(std::move(backing)),
           presence_(std::move(presence)) {}
+    [[nodiscard]] Result<void> make_parts();
     [[nodiscard]] Result<void> make_read_only();
 
     ShareConfig config_;
@@ -103,5 +104,8 @@ private:
     std::vector<std::shared_ptr<const Doorbells>> slots_;
     std::vector<SenderSlot> senders_;
 };
+
+/// How many kept_parts() a share will have.
+[[nodiscard]] std::size_t count_kept_parts(const ShareConfig& config);
 
 }  // namespace guestmem::share

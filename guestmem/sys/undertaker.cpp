@@ -25,6 +25,8 @@ struct Undertaker::State {
     EventSource source;
     std::uint64_t next_number = 0;
     std::map<std::uint64_t, Burial> waiting;
+    /// For which there was no thread to be had.
+    std::map<std::uint64_t, UnixStream> unburied;
     std::mutex mutex;
     std::vector<std::uint64_t> closed;
 
@@ -46,6 +48,27 @@ void Undertaker::State::collect() {
 }
 
 namespace {
+
+/// False, and the stream is as it was, where there is no thread to be had.
+template <typename State>
+bool close_in_thread(const std::shared_ptr<State>& state, std::uint64_t number, UnixStream& stream) {
+    auto grave = std::make_shared<UnixStream>(std::move(stream));
+    try {
+        std::thread{[state, number, grave] {
+            *grave = UnixStream{};
+            {
+                const std::scoped_lock lock{state->mutex};
+                state->closed.push_back(number);
+            }
+            // A full bell is a rung one; there is nobody to tell of another failure.
+            static_cast<void>(state->bell.ring().has_value());
+        }}.detach();
+        return true;
+    } catch (const std::system_error&) {
+        stream = std::move(*grave);
+        return false;
+    }
+}
 
 /// Takes unread bytes that come without descriptors; whether there are some with.
 bool has_unread_fds(const UnixStream& stream) {
@@ -92,6 +115,13 @@ bool Undertaker::has_room(std::string_view party) const {
     return count == 0 || (count < max_burials_of_party && count_waiting() < max_burials);
 }
 
+/// Never closed here: that could take as long as its sender likes.
+void Undertaker::bury_the_rest() {
+    auto& unburied = state_->unburied;
+    while (!unburied.empty() && close_in_thread(state_, unburied.begin()->first, unburied.begin()->second))
+        unburied.erase(unburied.begin());
+}
+
 bool Undertaker::bury(UnixStream stream, std::string_view party, std::function<void()> on_closed) {
     // First: from here on nothing more can be sent, so what is seen is all there is.
     stream.shut_down();
@@ -103,22 +133,8 @@ bool Undertaker::bury(UnixStream stream, std::string_view party, std::function<v
     const std::uint64_t number = state_->next_number++;
     state_->waiting.emplace(number,
                             State::Burial{.party = std::string{party}, .on_closed = std::move(on_closed)});
-    try {
-        std::thread{[state = state_, number, grave = std::move(stream)]() mutable {
-            grave = UnixStream{};
-            {
-                const std::scoped_lock lock{state->mutex};
-                state->closed.push_back(number);
-            }
-            // A full bell is a rung one; there is nobody to tell of another failure.
-            static_cast<void>(state->bell.ring().has_value());
-        }}.detach();
-    } catch (const std::system_error&) {
-        // No thread to be had: the socket was closed with the lambda, here, and the wait was ours.
-        auto node = state_->waiting.extract(number);
-        node.mapped().on_closed();
-        return false;
-    }
+    state_->unburied.emplace(number, std::move(stream));
+    bury_the_rest();
     return true;
 }
 

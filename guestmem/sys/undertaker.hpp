@@ -18,7 +18,8 @@
 /// with one unread in it: it hands such a socket over.
 /// Contract: bury() closes at once when no descriptor is unread, else in a thread of its own; `on_closed` is
 /// called in the loop's thread when it is done, at once or later. Nothing is called after the undertaker is gone;
-/// threads that still wait then end with the process.
+/// threads that still wait then end with the process. Where there is no thread to be had it waits for one until the
+/// next burial.
 /// A burial is on account of a party: whoever its owner holds answerable, a user or a door. Where a party has no room
 /// the owner takes no new connections of it; a party of whom nothing waits always has room, so nobody waits for what
 /// another one sent.
@@ -48,6 +49,8 @@ public:
     [[nodiscard]] std::size_t count_waiting(std::string_view party) const;
 
 private:
+    void bury_the_rest();
+
     struct State;
     explicit Undertaker(std::shared_ptr<State> state);
     std::shared_ptr<State> state_;

@@ -2,6 +2,7 @@
 #include "guestmem/sys/undertaker.hpp"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <array>
 #include <list>
@@ -92,6 +93,33 @@ TEST_F(UndertakerTest, APartyWithoutRoomTakesNobodyElsesRoom) {
     slow.clear();
     for (int i = 0; i < 3000 && undertaker_.count_waiting() != 0; ++i) ASSERT_TRUE(loop_.run_once(10));
     EXPECT_TRUE(undertaker_.has_room("greedy"));
+}
+
+TEST_F(UndertakerTest, WithoutAThreadItWaitsForOneAndClosesNothingItself) {
+    pthread_attr_t usual;
+    ASSERT_EQ(::pthread_getattr_default_np(&usual), 0);
+    pthread_attr_t impossible;
+    ASSERT_EQ(::pthread_attr_init(&impossible), 0);
+    ASSERT_EQ(::pthread_attr_setstacksize(&impossible, std::size_t{1} << 47), 0);
+    const EventFd bell = EventFd::create().value();
+    const FdView fd = bell.view();
+    send(std::span{&fd, 1});
+    int count_closed = 0;
+    const auto count = [&] { ++count_closed; };
+    ASSERT_EQ(::pthread_setattr_default_np(&impossible), 0);
+    EXPECT_TRUE(undertaker_.bury(std::move(ours_), "first", count));
+    ASSERT_EQ(::pthread_setattr_default_np(&usual), 0);
+    EXPECT_EQ(count_closed, 0);
+    EXPECT_EQ(undertaker_.count_waiting("first"), 1U);
+
+    auto [ours, theirs] = UnixStream::pair().value();
+    const std::array<std::byte, 1> byte{};
+    ASSERT_TRUE(theirs.send(byte, std::span{&fd, 1}));
+    EXPECT_TRUE(undertaker_.bury(std::move(ours), "second", count));
+    for (int i = 0; i < 3000 && count_closed != 2; ++i) ASSERT_TRUE(loop_.run_once(10));
+    EXPECT_EQ(count_closed, 2) << "the next burial is that of the first, too";
+    ::pthread_attr_destroy(&usual);
+    ::pthread_attr_destroy(&impossible);
 }
 
 TEST_F(UndertakerTest, LooksWithoutInstallingDescriptors) {

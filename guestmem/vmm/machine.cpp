@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <future>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -82,6 +83,39 @@ private:
     std::function<void(const std::string&)> warn_;
 };
 
+/// How much memory guests may make through a service of the machine's own, beside its `create` lines.
+std::uint64_t share_budget(const BoardPlan& plan) {
+    constexpr std::uint64_t least_bytes = 64UL << 20;
+    std::uint64_t ram_bytes = 0;
+    for (const PlannedMemory& memory : plan.memory) {
+        for (const GuestRange& range : memory.ranges) ram_bytes += memory.is_rom ? 0 : range.size_bytes();
+    }
+    std::uint64_t budget = std::max(least_bytes, ram_bytes / 4);
+    for (const Vdev& vdev : plan.config().vdevs) {
+        for (const CreateLine& line : vdev.shmem.creates) budget += line.size_bytes.value + page_size_bytes;
+        if (vdev.kind == VdevKind::ivshmem && vdev.ivshmem.size_bytes)
+            budget += vdev.ivshmem.size_bytes->value;
+    }
+    return budget;
+}
+
+/// A guest and its peers may cause warnings as often as they like: so many a second are said, the others counted.
+std::function<void(const std::string&)> limited(std::function<void(const std::string&)> warn) {
+    constexpr std::uint32_t warnings_per_second = 20;
+    struct State {
+        explicit State(std::function<void(const std::string&)> given) : log(std::move(given)) {}
+        std::mutex mutex;
+        WarningLog log;
+        LogLimiter limiter{log, warnings_per_second};
+    };
+    return [state = std::make_shared<State>(std::move(warn))](const std::string& text) {
+        const auto now = std::chrono::steady_clock::now().time_since_epoch();
+        const auto now_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+        const std::lock_guard lock{state->mutex};
+        state->limiter.write(LogLevel::warning, text, static_cast<std::uint64_t>(now_ms));
+    };
+}
+
 share::Rights rights_of(const Vdev& vdev) {
     std::vector<share::Rule> rules;
     for (const NameRule& rule : vdev.shmem.rules) {
@@ -113,7 +147,9 @@ bool has_shares(const Vdev& vdev) { return vdev.kind == VdevKind::shmem || vdev.
 
 /// In the order in which they lean on each other: the last one goes first.
 struct Machine::Parts {
-    explicit Parts(MachineWorld given) : world(std::move(given)) {}
+    explicit Parts(MachineWorld given) : world(std::move(given)) {
+        world.warn = limited(std::move(world.warn));
+    }
 
     Result<void> make_frame(const BoardPlan& plan);
     Result<void> make_devices(const BoardPlan& plan);
@@ -294,7 +330,7 @@ Result<void> Machine::Parts::make_shares(const BoardPlan& plan) {
         if (world.sandbox) {
             begin = [sandbox = world.sandbox] { return sandbox->enter(ThreadKind::service); };
         }
-        own_service = GM_TRY_CONTEXT(OwnService::create(path, log, std::move(begin)),
+        own_service = GM_TRY_CONTEXT(OwnService::create(path, log, share_budget(plan), std::move(begin)),
                                      "the machine's own share service");
         share_control = own_service->control();
     }
@@ -349,8 +385,10 @@ Result<void> Machine::Parts::add_shmem(const Vdev& vdev, const BoardPlan& plan) 
     auto bell = std::make_shared<EventFd>(GM_TRY(EventFd::create()));
     GM_TRY(msi->give(0, bell->view()));
     options.line = pin;
-    options.message = [bell, msi] {
-        if (msi->is_enabled()) static_cast<void>(bell->kick());
+    // A kick before the guest switches messages on waits in the bell until then, unless what it was for is served.
+    options.message = [bell](bool is_due) {
+        static_cast<void>(is_due ? bell->kick() : Result<void>{});
+        if (!is_due) static_cast<void>(bell->drain());
     };
     shmem.push_back(std::make_shared<ShmemDevice>(std::move(options), *region_window));
     return plug_shmem(shmem.back(), pin, msi);
@@ -365,6 +403,7 @@ Result<void> Machine::Parts::add_ivshmem(const Vdev& vdev) {
     session.size_bytes = wanted.size_bytes ? wanted.size_bytes->value : 0;
     session.vectors = wanted.vectors.value;
     session.may_reattach = false;
+    session.ring = share::RingStyle::looks_first;
     auto device =
         GM_TRY(IvshmemDevice::create({.session = std::move(session),
                                       .has_doorbell = wanted.mode.value == IvshmemMode::doorbell,

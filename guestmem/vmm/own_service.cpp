@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guestmem/vmm/own_service.hpp"
 
+#include <algorithm>
 #include <future>
 #include <utility>
 
 namespace guestmem::vmm {
 
 Result<std::unique_ptr<OwnService>> OwnService::create(const std::string& control, Log& log,
+                                                       std::uint64_t max_bytes,
                                                        std::function<Result<void>()> begin) {
     EventLoop loop = GM_TRY(EventLoop::create());
     EventFd ending = GM_TRY(EventFd::create());
@@ -16,6 +18,7 @@ Result<std::unique_ptr<OwnService>> OwnService::create(const std::string& contro
     share::ServiceConfig config;
     config.control.socket.path = control;
     config.control.socket.mode = 0600;
+    config.totals.bytes = std::min(max_bytes, config.totals.bytes);
     auto service = share::Service::create(own->loop_, log, std::move(config));
     if (!service) return service.error();
     own->service_ = std::make_unique<share::Service>(*std::move(service));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include "guestmem/base/log.hpp"
 #include "guestmem/base/result.hpp"
+#include "guestmem/share/config.hpp"
 #include "guestmem/share/service.hpp"
 #include "guestmem/sys/event_loop.hpp"
 #include "guestmem/sys/eventfd.hpp"
@@ -23,9 +25,11 @@ namespace guestmem::vmm {
 
 class OwnService {
 public:
-    /// `log` is called from the service's thread and outlives it; `begin` is what that thread does first.
-    [[nodiscard]] static Result<std::unique_ptr<OwnService>> create(const std::string& control, Log& log,
-                                                                    std::function<Result<void>()> begin = {});
+    /// `log` is called from the service's thread and outlives it; `begin` is what that thread does first. All shares
+    /// together have at most `max_bytes`.
+    [[nodiscard]] static Result<std::unique_ptr<OwnService>> create(
+        const std::string& control, Log& log, std::uint64_t max_bytes = share::max_size_bytes,
+        std::function<Result<void>()> begin = {});
     OwnService(const OwnService&) = delete;
     OwnService& operator=(const OwnService&) = delete;
     ~OwnService();

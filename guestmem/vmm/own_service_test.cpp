@@ -37,6 +37,22 @@ TEST_F(OwnServiceTest, HostProgramsAttachToItWhileItLives) {
     EXPECT_FALSE(path_facts(path())->exists) << "its socket goes with it";
 }
 
+TEST_F(OwnServiceTest, AllSharesTogetherHaveNoMoreThanTheirBudget) {
+    const auto service = OwnService::create(path(), log_, 6 * 4096);
+    ASSERT_TRUE(service);
+    share::SessionOptions options;
+    options.control = path();
+    options.may_create = true;
+    options.size_bytes = 4 * 4096;
+    options.share = "first";
+    const auto first = share::Session::attach(options);
+    ASSERT_TRUE(first) << first.error().message();
+    options.share = "second";
+    EXPECT_FALSE(share::Session::attach(options));
+    options.size_bytes = 2 * 4096;
+    EXPECT_TRUE(share::Session::attach(options));
+}
+
 TEST_F(OwnServiceTest, ASocketThatALiveServiceHasIsLeftAlone) {
     const auto first = OwnService::create(path(), log_);
     ASSERT_TRUE(first);

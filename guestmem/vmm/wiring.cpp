@@ -22,12 +22,14 @@ Wiring::Wiring(KvmInterrupts& interrupts, std::function<void()> notice)
     : interrupts_(interrupts),
       notice_(std::move(notice)),
       io_apic_(std::make_shared<IoApic>(*this)),
-      pic_(std::make_shared<Pic>(*this)) {}
-
-std::shared_ptr<InterruptLine> Wiring::wire(std::uint32_t pin) {
-    InterruptLine* const input = pin < Pic::input_count ? &pic_->line(pin) : nullptr;
-    return std::make_shared<Wire>(io_apic_->line(pin), input);
+      pic_(std::make_shared<Pic>(*this)) {
+    for (std::uint32_t pin = 0; pin < IoApic::pin_count; ++pin) {
+        InterruptLine* const input = pin < Pic::input_count ? &pic_->line(pin) : nullptr;
+        pins_.emplace_back(std::make_shared<Wire>(io_apic_->line(pin), input));
+    }
 }
+
+std::shared_ptr<InterruptLine> Wiring::wire(std::uint32_t pin) { return pins_[pin].make_input(); }
 
 void Wiring::route(std::uint32_t pin, std::optional<MsiMessage> message) {
     interrupts_.route_pin(pin, message);

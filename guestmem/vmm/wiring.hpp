@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "guestmem/device/interrupt.hpp"
+#include "guestmem/device/interrupt_pin.hpp"
 #include "guestmem/vmm/devices/io_apic.hpp"
 #include "guestmem/vmm/devices/pic.hpp"
 #include "guestmem/vmm/kvm_interrupts.hpp"
@@ -26,7 +27,7 @@ public:
     /// `notice` is called when the old controllers want the first processor.
     Wiring(KvmInterrupts& interrupts, std::function<void()> notice);
 
-    /// The wire of a pin below IoApic::pin_count.
+    /// A wire to a pin below IoApic::pin_count. A pin that several devices share is up while any of them is.
     [[nodiscard]] std::shared_ptr<InterruptLine> wire(std::uint32_t pin);
 
     [[nodiscard]] IoApic& io_apic() { return *io_apic_; }
@@ -46,6 +47,7 @@ private:
     std::function<void()> notice_;
     std::shared_ptr<IoApic> io_apic_;
     std::shared_ptr<Pic> pic_;
+    std::vector<InterruptPin> pins_;
 };
 
 }  // namespace guestmem::vmm

@@ -49,6 +49,20 @@ TEST_F(WiringTest, AnIsaInterruptIsSeenByTheOldControllers) {
     EXPECT_FALSE(wiring_->has_interrupt());
 }
 
+TEST_F(WiringTest, ASharedPinIsUpWhileAnyOfItsDevicesIs) {
+    start_pic();
+    const std::array<std::byte, 1> level{std::byte{1U << 5}};
+    wiring_->pic()->elcr_ports().write(0, level);
+    const auto one = wiring_->wire(5);
+    const auto other = wiring_->wire(5);
+    one->set(true);
+    other->set(true);
+    other->set(false);
+    EXPECT_TRUE(wiring_->has_interrupt());
+    one->set(false);
+    EXPECT_FALSE(wiring_->has_interrupt());
+}
+
 TEST_F(WiringTest, PinsFromSixteenOnAreTheIoApicsAlone) {
     start_pic();
     const auto wire = wiring_->wire(16);

@@ -99,7 +99,8 @@ Result<ShmemDevice::Connection> ShmemDevice::attach(const std::string& name, std
                         .size_pages = size_pages,
                         .control = options_.control,
                         .may_create = size_pages != 0,
-                        .timeout_ms = attach_timeout_ms}));
+                        .timeout_ms = attach_timeout_ms,
+                        .ring = share::RingStyle::looks_first}));
     Connection connection;
     {
         const std::lock_guard lock{mutex_};
@@ -177,7 +178,7 @@ void ShmemDevice::update_line() {
     const auto all = clients();
     const bool is_due =
         std::ranges::any_of(all, [](const auto& client) { return client->is_interrupt_due(); });
-    if (is_due && options_.message) options_.message();
+    if (options_.message) options_.message(is_due);
     if (is_due == is_up_) return;
     is_up_ = is_due;
     if (options_.line) options_.line->set(is_due);

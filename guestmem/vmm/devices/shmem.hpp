@@ -49,7 +49,8 @@ public:
         share::Rights rights = {};     ///< allow and deny of the configuration
         std::string rights_file = {};  ///< where they stand, for the log
         std::shared_ptr<InterruptLine> line = {};
-        std::function<void()> message = {};  ///< an interrupt is due that was not: for message interrupts
+        /// For message interrupts: one is due after a change, or none is any more.
+        std::function<void(bool is_due)> message = {};
         std::function<void(const std::string&)> warn = {};
         std::function<void()> watch = {};  ///< connections came or went: clients() has others
     };
