@@ -8,7 +8,10 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdint>
+#include <filesystem>
+#include <iterator>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -40,10 +43,14 @@ public:
     [[nodiscard]] std::int32_t number() const { return number_; }
     void signal(int number) const { ::kill(number_, number); }
     [[nodiscard]] bool is_alive() const {
-        // A zombie that nobody reaps in a container counts as ended.
-        const std::string path = "/proc/" + std::to_string(number_) + "/stat";
-        const auto text = read_text_file(path, 4096);
-        return text && text->find(") Z ") == std::string::npos;
+        // A zombie that nobody reaps in a container counts as ended, once all of its threads have: the last one closes
+        // what the process had open. A sanitizer has a thread of its own.
+        const std::string folder = "/proc/" + std::to_string(number_);
+        const auto text = read_text_file(folder + "/stat", 4096);
+        if (!text) return false;
+        std::error_code gone;
+        const auto threads = std::filesystem::directory_iterator{folder + "/task", gone};
+        return text->find(") Z ") == std::string::npos || std::distance(begin(threads), end(threads)) > 1;
     }
     /// By a signal; whether it has ended.
     bool end(int number) {
