@@ -49,8 +49,11 @@ public:
         const auto text = read_text_file(folder + "/stat", 4096);
         if (!text) return false;
         std::error_code gone;
-        const auto threads = std::filesystem::directory_iterator{folder + "/task", gone};
-        return text->find(") Z ") == std::string::npos || std::distance(begin(threads), end(threads)) > 1;
+        std::size_t threads = 0;
+        for (const auto& thread : std::filesystem::directory_iterator{folder + "/task", gone}) {
+            threads += thread.path().empty() ? 0U : 1U;
+        }
+        return text->find(") Z ") == std::string::npos || threads > 1;
     }
     /// By a signal; whether it has ended.
     bool end(int number) {
