@@ -65,7 +65,7 @@ protected:
     }
     /// Puts the function where a guest would, decoding on.
     void show(pci::Function& function) {
-        function.plug({.memory = &world_.bus});
+        function.plug({.memory = &world_.bus, .ports = &ports_});
         function.program_address(0, registers_base);
         function.program_address(2, memory_base);
         const std::array<std::byte, 2> command{std::byte{2}, std::byte{0}};
@@ -74,6 +74,7 @@ protected:
 
     testing::ShareWorld world_;
     std::shared_ptr<KvmInterrupts> interrupts_;
+    Bus ports_{"port", 0xffff};
     std::vector<std::shared_ptr<IvshmemDevice>> devices_;
 };
 
@@ -126,7 +127,7 @@ TEST_F(IvshmemTest, AGuestsDoorbellIsNoExit) {
     const auto function = IvshmemDevice::make_function(device);
     ASSERT_TRUE(function);
     // Where real mode reaches: 0x20000 is no memory of this machine.
-    (*function)->plug({.memory = &world_.bus});
+    (*function)->plug({.memory = &world_.bus, .ports = &ports_});
     (*function)->program_address(0, 0x20000);
     const std::array<std::byte, 2> command{std::byte{2}, std::byte{0}};
     (*function)->write_config(4, command);
