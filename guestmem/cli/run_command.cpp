@@ -250,7 +250,9 @@ void tell_what_is_off(const RunOptions& options) {
             "rights of user {} stay: whoever breaks out of the guest has them\n",
             own_user());
     } else if (const auto obstacle = vmm::Sandbox::obstacle()) {
-        fmt::print(stderr, "guestmem: no filter of system calls in this build: {}\n", *obstacle);
+        fmt::print(stderr,
+                   "guestmem: no filter of system calls and no fence around files in this build: {}\n",
+                   *obstacle);
     }
     if (options.is_memory_dumped)
         fmt::print(stderr,

@@ -41,9 +41,10 @@ Result<void> Sandbox::enter(ThreadKind kind) const {
         if (!closed && closed.error().code() != Errc::unsupported)
             return Error{closed.error()}.with_context(what);
     }
-    GM_TRY_CONTEXT(put_up_fence(kind), what);
     GM_TRY_CONTEXT(drop_thread_capabilities(), what);
+    // A sanitizer reads /proc when the program ends, and attaches to its threads.
     if (obstacle()) return {};
+    GM_TRY_CONTEXT(put_up_fence(kind), what);
     const auto filter = GM_TRY_CONTEXT(filter_of(kind), what);
     GM_TRY_CONTEXT(filter->install(FilterScope::thread), what);
     return {};

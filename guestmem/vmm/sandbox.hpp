@@ -23,8 +23,8 @@
 /// The process stays dumpable: guest memory is in no core file unless that is asked for, and what is left of one helps
 /// to mend the program. RLIMIT_CORE is the caller's. A machine that became another user is not dumpable (Linux).
 /// Threads: any; each enters once.
-/// Limits: builds whose instruments make system calls of their own have no filter: obstacle() says why. Whoever may
-/// trace this user's processes is outside of all this.
+/// Limits: builds whose instruments make system calls of their own have neither filter nor fence: obstacle() says
+/// why. Whoever may trace this user's processes is outside of all this.
 /// Cost: a filter is made at the first entry of its kind, some 0.3 ms; a call costs some 120 ns more.
 /// Example:
 ///     const auto sandbox = std::make_shared<const Sandbox>();
@@ -39,7 +39,7 @@ public:
     explicit Sandbox(FilterAnswer answer = FilterAnswer::kill) : answer_(answer) {}
 
     [[nodiscard]] Result<void> enter(ThreadKind kind) const;
-    /// Why the threads have no filter, though all else; nothing where they have one.
+    /// Why the threads have neither filter nor fence, though all else; nothing where they have both.
     [[nodiscard]] static std::optional<std::string> obstacle() { return find_filter_obstacle(); }
 
 private:
