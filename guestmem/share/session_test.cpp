@@ -103,19 +103,21 @@ TEST_F(ShareSession, RingsAndIsRungOnTheVectorsThatItWaitsFor) {
     EXPECT_FALSE(one.vector_view(2).is_open());
 }
 
-TEST_F(ShareSession, ARingNeverWaitsForAPeerThatFilledItsDoorbell) {
+TEST_F(ShareSession, ARingThatShallNotWaitsForNoPeerThatFilledItsDoorbell) {
     serve();
-    SessionOptions wanted = options();
-    wanted.ring = RingStyle::never_waits;
-    Session session = Session::attach(wanted).value();
     in_service([](FakeService& service) {
         const int bell = service.doorbell(1, 0).view().number();
         const std::uint64_t full = 0xffff'ffff'ffff'fffe;
         EXPECT_EQ(::write(bell, &full, sizeof full), 8);
         EXPECT_EQ(::fcntl(bell, F_SETFL, 0), 0);
     });
-    const auto rung = session.ring(1, 0);
-    EXPECT_TRUE(rung || rung.error().code() == Errc::unsupported);
+    for (const RingStyle style : {RingStyle::never_waits, RingStyle::looks_first}) {
+        SessionOptions wanted = options();
+        wanted.ring = style;
+        Session session = Session::attach(wanted).value();
+        const auto rung = session.ring(1, 0);
+        EXPECT_TRUE(rung || rung.error().code() == Errc::unsupported);
+    }
 }
 
 TEST_F(ShareSession, AKickWakesAWaitThatRuns) {

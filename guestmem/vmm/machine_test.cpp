@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <future>
 #include <initializer_list>
 #include <mutex>
@@ -142,6 +144,23 @@ TEST_F(MachineTest, ARegionThatCannotBeMadeFailsTheStart) {
     EXPECT_NE(machine.error().message().find("big"), std::string::npos) << machine.error().message();
     EXPECT_NE(machine.error().message().find("test.qvmconf:"), std::string::npos)
         << machine.error().message();
+}
+
+TEST_F(MachineTest, AGuestsRefusalsAreSaidAFewTimesASecondAndCounted) {
+    // mov ecx,2000; 1: mov dword [0x10000018],1; dec ecx; jnz 1; mov dx,0xf4; mov al,0; out dx,al; hlt
+    auto machine = make({0xb9, 0xd0, 0x07, 0x00, 0x00, 0xc7, 0x04, 0x25, 0x18, 0x00, 0x00, 0x10, 0x01, 0x00,
+                         0x00, 0x00, 0xff, 0xc9, 0x75, 0xf1, 0x66, 0xba, 0xf4, 0x00, 0xb0, 0x00, 0xee, 0xf4},
+                        "vdev shmem loc 0x10000000 intr pic:10\n");
+    ASSERT_TRUE(machine) << machine.error().message();
+    const auto began = std::chrono::steady_clock::now();
+    (*machine)->start();
+    EXPECT_EQ(wait().kind, MachineEnd::Kind::exit_port);
+    const auto passed = std::chrono::steady_clock::now() - began;
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(passed).count() + 2;
+    const std::lock_guard lock{mutex_};
+    EXPECT_NE(warnings_.find("it is empty"), std::string::npos) << warnings_;
+    // Twenty a second, and one that counts the others.
+    EXPECT_LE(std::ranges::count(warnings_, '\n'), 21 * seconds);
 }
 
 TEST_F(MachineTest, AProcessorThatCannotRunWhereItsLineSaysEndsTheMachine) {

@@ -129,6 +129,17 @@ class PipeTest(ConsoleTest):
         self.assertEqual(child.returncode, vmm.PASSED, out)
         self.assertIn(b"heard x\nheard y\nheard q\n", out)
 
+    def test_endless_input_that_cannot_be_waited_for_ends_with_the_machine(self):
+        file = self.folder / "mute.qvmconf"
+        file.write_text(f"system {self.name_of('mute')}\nram 64M\nload {self.payload('hello')}\n")
+        for words in (vmm.command(self.program, file), self.words()):
+            with open("/dev/zero", "rb") as zeros:
+                child = self.popen(words, stdin=zeros)
+            time.sleep(0.5)
+            child.terminate()
+            child.communicate(timeout=vmm_case.PATIENCE)
+            self.assertIn(child.returncode, (vmm.ENDED, vmm.PASSED))
+
     def test_output_that_is_closed_early_does_not_stop_the_guest(self):
         child = self.popen(self.words("flood=500 timeout=500"))
         child.stdout.readline()

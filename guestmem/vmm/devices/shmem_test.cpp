@@ -213,6 +213,28 @@ TEST_F(ShmemTest, TheLineIsUpFromAChangeUntilItIsRead) {
     watch->stop();
 }
 
+TEST_F(ShmemTest, AMessageIsDueFromAChangeUntilItIsServed) {
+    std::atomic<int> due{-1};
+    const auto device = std::make_shared<ShmemDevice>(
+        ShmemDevice::Options{.name = "vdev shmem",
+                             .control = world_.control(),
+                             .message = [&due](bool is_due) { due = is_due ? 1 : 0; },
+                             .warn = [](const std::string&) {}},
+        *world_.window);
+    all_.push_back(device);
+    auto watch = ShareWatch::create().value();
+    watch->add([&] { return device->clients(); });
+    ASSERT_EQ(request(*device, "message", 1), ok);
+    const auto at = read_at<std::uint64_t>(*device, 0x08);
+    static_cast<void>(control(at, 0));
+    watch->start();
+    set_control(at, 0x08, 0xffff);
+    EXPECT_TRUE(eventually([&] { return due == 1; }));
+    static_cast<void>(control(at, 0));
+    EXPECT_EQ(due, 0) << "what was served is no message any more";
+    watch->stop();
+}
+
 TEST_F(ShmemTest, WhoHasDetachedIsSeenAsGoneAndItsPlaceIsNothing) {
     ASSERT_EQ(request("leave"), ok);
     const std::uint64_t first = place();
