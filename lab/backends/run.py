@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(SOURCE / "tests/e2e"), str(SOURCE / "tests/conformance")]
+sys.path[:0] = [str(SOURCE / "tests/e2e"), str(SOURCE / "tests/conformance"), str(SOURCE / "lab")]
 
 import differential  # noqa: E402
 import guests  # noqa: E402
@@ -25,6 +25,7 @@ import processes  # noqa: E402
 from results import Results  # noqa: E402
 
 BUILD = SOURCE / "build/dev"
+KNOWN = {}  # see Results
 LAB = SOURCE / "build/lab-backends"
 
 # What the project's own tests find in a guest: two nodes with a processor each, huge pages, swap, and
@@ -113,7 +114,7 @@ def run_guests(results, parts, probe):
 
 def run_parts(parts):
     started = time.monotonic()
-    results = Results()
+    results = Results("backends", KNOWN)
     say("the probe")
     probe = guests.build_probe(SOURCE, BUILD, LAB)
     if any(bed.part in parts for bed in BEDS):

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(SOURCE / "tests/e2e")]
+sys.path[:0] = [str(SOURCE / "tests/e2e"), str(SOURCE / "lab")]
 
 import guest_image  # noqa: E402
 import nested_linux  # noqa: E402
 import processes  # noqa: E402
 from nested_linux import Setup  # noqa: E402
+from results import Results  # noqa: E402
 
 BUILD = SOURCE / "build/dev"
 LAB = SOURCE / "build/lab-vmm-linux"
@@ -73,28 +74,6 @@ BEDS = [
 ]
 
 
-class Results:
-    """One line per check, and the account at the end."""
-
-    def __init__(self):
-        self.passed = 0
-        self.failed = []
-
-    def expect(self, is_good, name, detail=""):
-        if is_good:
-            self.passed += 1
-            print("PASS", name, flush=True)
-        else:
-            self.failed.append(name)
-            print("FAIL", f"{name}: {detail}" if detail else name, flush=True)
-
-    def finish(self, seconds):
-        print(f"\nlab vmm-linux: {self.passed} checks passed, {len(self.failed)} failed, in {seconds:.0f} s")
-        for name in self.failed:
-            print(f"  failed: {name}")
-        return 1 if self.failed or not self.passed else 0
-
-
 def check(results, bed, host):
     guest = host.outcome(bed.setup)
 
@@ -119,7 +98,7 @@ def check(results, bed, host):
 
 def run_beds(beds):
     started = time.monotonic()
-    results = Results()
+    results = Results("vmm-linux")
     host = nested_linux.Host(BUILD / "bin/guestmem", BUILD, SOURCE, LAB, [bed.setup for bed in beds], say)
     say(f"a host with {len(beds)} guests")
     try:
@@ -131,7 +110,7 @@ def run_beds(beds):
     (LAB / "host.log").write_text(host.output() + "\n")
     for bed in beds:
         check(results, bed, host)
-    return results.finish(time.monotonic() - started)
+    return results.finish([bed.name for bed in beds], time.monotonic() - started)
 
 
 def say(text):

@@ -170,10 +170,9 @@ def _unpack_kernel(cache, work, name):
     shutil.move(images[0], made / "vmlinuz")
     for file, modules in MODULES.items():
         order = []
-        for module in _load_order(tree / "lib" / "modules" / release, modules):
-            plain = module.name.removesuffix(".xz")
-            data = module.read_bytes()
-            (made / plain).write_bytes(lzma.decompress(data) if module.name != plain else data)
+        for module in load_order(tree / "lib" / "modules" / release, modules):
+            plain, data = unpacked_module(module)
+            (made / plain).write_bytes(data)
             order.append(plain)
         (made / file).write_text("".join(f"{module}\n" for module in order))
     place = cache / name.replace("/", "_").replace(":", "_")
@@ -183,7 +182,15 @@ def _unpack_kernel(cache, work, name):
     return place
 
 
-def _load_order(folder, modules):
+def unpacked_module(path):
+    """The name and the bytes that insmod takes."""
+    data = path.read_bytes()
+    if path.suffix != ".xz":
+        return path.name, data
+    return path.stem, lzma.decompress(data)
+
+
+def load_order(folder, modules):
     """The files of these modules and of all that they need, each after what it needs."""
     def stem(path):
         return re.sub(r"\.ko(\.xz)?$", "", Path(path).name).replace("-", "_")
@@ -230,13 +237,13 @@ def _initramfs(cache, kernel, agent, init, progress):
     return place
 
 
-def make_archive(init):
-    """An archive with busybox and this first process."""
+def make_archive(init, busybox=None):
+    """An archive with busybox (the machine's, unless bytes of another are given) and this first process."""
     archive = _Cpio()
     for folder in ("bin", "dev", "modules", "proc", "sys", "tmp"):
         archive.add_folder(folder)
     archive.add_device("dev/console", 5, 1)
-    archive.add_file("bin/busybox", _static_busybox(), 0o755)
+    archive.add_file("bin/busybox", busybox or _static_busybox(), 0o755)
     archive.add_file("init", init.read_bytes(), 0o755)
     return archive
 

@@ -6,14 +6,14 @@ import sys
 
 PASS, FAIL, NOT_RUN = "PASS", "FAIL", "NOT RUN"
 
-# Checks that fail, and why that is known: "part: name" -> reason. One that passes is a failure of this table, and so is
-# one that there is not.
-KNOWN = {}
-
 
 class Results:
-    def __init__(self, known=None):
-        self._known = KNOWN if known is None else known
+    """`known` has the checks that fail, and why that is known: "part: name" -> reason. One that passes is a failure of
+    that table, and so is one that there is not."""
+
+    def __init__(self, bed, known=None):
+        self._bed = bed
+        self._known = known or {}
         self._counts = {PASS: 0, FAIL: 0, NOT_RUN: 0, "KNOWN": 0}
         self._seen = set()
         self._failed = []
@@ -48,7 +48,7 @@ class Results:
             if name.split(":")[0] in parts and name not in self._seen:
                 self.add(FAIL, f"{name} (of KNOWN)", f"there is no such check: take it out ({reason})")
         counts = self._counts
-        print(f"\nlab backends: {counts[PASS]} checks passed, {counts[FAIL]} failed, {counts['KNOWN']} known to fail, "
+        print(f"\nlab {self._bed}: {counts[PASS]} checks passed, {counts[FAIL]} failed, {counts['KNOWN']} known to fail, "
               f"{counts[NOT_RUN]} not run, in {seconds:.0f} s")
         for text in self._not_run:
             print(f"  not run: {text}")
