@@ -111,6 +111,7 @@ struct CoverFact {
     Selector which = {};
     IdentityRule identity = {};
     Origin origin = {};
+    bool is_override = false;  ///< who is selected by it takes nothing from covers that are none: assemble.hpp
 };
 
 enum class ReservedKind : std::uint8_t {
@@ -129,6 +130,7 @@ struct ReservedFact {
     bool can_read = true;
     bool can_write = true;
     Origin origin = {};
+    bool is_override = false;  ///< who is in it takes no other reserved ranges: assemble.hpp
 };
 
 /// A firmware error that was stepped over, or something of a source that nobody understands.

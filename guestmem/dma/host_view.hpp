@@ -44,6 +44,8 @@ struct AccessControl {
 
     std::uint16_t can = 0;
     std::uint16_t is_on = 0;
+    /// The capability is there. With no bit in `can` it says that nothing passes between functions at all.
+    bool is_present = false;
 };
 
 struct PciFunction {

@@ -106,6 +106,13 @@ struct Containment {
     std::vector<std::uint32_t> kernel_groups = {};  ///< ascending
 };
 
+/// The kernel keeps devices apart although the port or function between them shows no Access Control Services: it
+/// knows the hardware (a quirk), or somebody told it to (pcie_acs_override). The kernel is believed; this tells of it.
+struct UnprovenSeparation {
+    PciAddress port = {};        ///< the port above them, or the first of the functions
+    bool is_overridden = false;  ///< the kernel's command line has pcie_acs_override
+};
+
 struct Inventory {
     std::vector<Unit> units = {};
     std::vector<Device> devices = {};  ///< PCI functions by address, then the others by name
@@ -115,6 +122,7 @@ struct Inventory {
     KernelSettings settings = {};
     std::vector<ThunderboltDomain> thunderbolt = {};
     std::vector<Complaint> complaints = {};
+    std::vector<UnprovenSeparation> unproven_separations = {};  ///< ascending by port, each once
 
     /// By its name, by "pci:0:18.0"-like or sysfs-like address, by "mem:0x...": nothing when there is none.
     [[nodiscard]] std::optional<std::size_t> find_device(std::string_view name) const;
