@@ -9,6 +9,7 @@
 
 #include "guestmem/base/diagnostic.hpp"
 #include "guestmem/cli/backend_commands.hpp"
+#include "guestmem/cli/dma_commands.hpp"
 #include "guestmem/cli/exit_codes.hpp"
 #include "guestmem/cli/run_command.hpp"
 #include "guestmem/cli/share_commands.hpp"
@@ -59,6 +60,12 @@ constexpr auto table = std::to_array<Row>({
      &describe_backend_make},
     {"backend", "usage", "Show how much of a process' guest memory is there, and as what",
      &describe_backend_usage},
+    {"dma", "discover", "Show IOMMUs, devices, and what can only be contained together", &describe_dma_discover},
+    {"dma", "check", "Say whether devices can reach memory that nobody gave them", &describe_dma_check},
+    {"dma", "plan", "Say what would be programmed for VMs' devices, and why it would not work",
+     &describe_dma_plan},
+    {"dma", "capture", "Write what discovery reads into an archive, to be looked at elsewhere",
+     &describe_dma_capture},
     {"template", "make", "Freeze memory into a template", &describe_template_make},
     {"template", "list", "List the templates of a store", &describe_template_list},
     {"template", "show", "Show a template: its layout, where it comes from, who uses it",
@@ -80,11 +87,12 @@ struct Group {
     const char* example;
 };
 
-constexpr std::array<Group, 4> groups{{
+constexpr std::array<Group, 5> groups{{
     {"vm", "Virtual machines that run: look at them, pause and end them", "guestmem vm list"},
     {"share", "Memory between VMs: serve it, look at it, use it from the host",
      "guestmem share serve --help"},
     {"backend", "Where guest memory comes from, in QEMU's words", "guestmem backend explain --help"},
+    {"dma", "What devices can reach: IOMMUs, groups, plans for pass-through", "guestmem dma discover"},
     {"template", "Guest memory frozen once and forked many times", "guestmem template make --help"},
 }};
 
@@ -116,6 +124,16 @@ int complain_about_words(std::span<char*> words) {
     return exit_ok;
 }
 
+/// The row that the first words name; none where they ask for help, or are a group's alone.
+const Row* named_row(std::span<char*> words) {
+    const auto word = [&](std::size_t at) { return std::string_view{words.size() > at ? words[at] : ""}; };
+    const auto* const found = std::ranges::find_if(table, [&](const Row& row) {
+        const std::string_view group{row.group};
+        return group.empty() ? word(1) == row.name : word(1) == group && word(2) == row.name;
+    });
+    return found == table.end() ? nullptr : found;
+}
+
 int run(int count, char** words) {
     if (const int code = complain_about_words({words, static_cast<std::size_t>(count)}); code != exit_ok)
         return code;
@@ -129,7 +147,10 @@ int run(int count, char** words) {
     });
 
     Action chosen;
-    const auto add_command = [&chosen](CLI::App& group, const Row& row) {
+    // The others would be described for nobody, and that takes as long as making a machine.
+    const Row* const named = named_row({words, static_cast<std::size_t>(count)});
+    const auto add_command = [&](CLI::App& group, const Row& row) {
+        if (named != nullptr && named != &row) return;
         CLI::App* const command = group.add_subcommand(row.name, row.summary);
         command->callback([&chosen, action = row.describe(*command)] { chosen = action; });
     };

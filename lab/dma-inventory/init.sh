@@ -21,7 +21,7 @@ echo "lab: kernel $(uname -r) after $(cut -d' ' -f1 /proc/uptime) s"
 for group in /sys/kernel/iommu_groups/*/devices/*; do
     [ -e "$group" ] && echo "lab: group $(echo "$group" | cut -d/ -f5) ${group##*/}"
 done
-sh /capture.sh /tmp/capture.tar || echo "lab: the capture failed with $?"
+DEVICE_TREE=1 sh /capture.sh /tmp/capture.tar || echo "lab: the capture failed with $?"
 echo "lab: capture begins"
 gzip -c /tmp/capture.tar | base64
 echo "lab: capture ends"
