@@ -2,6 +2,7 @@
 """`guestmem run` against QEMU with the same payloads on the same accelerator: start, memory, kicks, attach.
 
 usage: compare.py --guestmem PROGRAM --payloads FOLDER [--qemu PROGRAM] [--starts N] [--rallies N] [--rounds N]
+                  [--machines N]
                   [--only WORK] [--json] [--strict]
 
   --guestmem PROGRAM  guestmem of a release build
@@ -9,6 +10,7 @@ usage: compare.py --guestmem PROGRAM --payloads FOLDER [--qemu PROGRAM] [--start
   --qemu PROGRAM      a QEMU (default: qemu-system-x86_64); without one only ours is measured
   --starts N          starts of each that count (default: 15)
   --rallies N         pairs of machines of each that play (default: 5)
+  --machines N        machines of each at once, for what the kernel takes (default: 5)
   --rounds N          there and back in a rally, and what measure repeats (default: 2000)
   --only WORK         start, memory, kick or attach
   --json              one JSON object instead of the table
@@ -75,14 +77,18 @@ def measure_memory(bench):
     for key, title in (("rss_kib", "RssAnon + RssFile"), ("private_dirty_kib", "Private_Dirty beyond guest RAM")):
         peer = f"QEMU {theirs[key]}" if theirs else ""
         rows.append(row(title, "KiB", ours[key], target=MAX_BEYOND_RAM_KIB, note=peer))
-    return rows
+    theirs = bench.qemu.kernel_kib(bench.options.machines) if bench.qemu else None
+    return rows + [
+        row("the kernel's own for each machine", "KiB", bench.ours.kernel_kib(bench.options.machines), theirs,
+            note="slab, page tables, stacks, vmalloc")]
 
 
 def measure_kick(bench):
     """The shortest says what it takes, the mean what else the machine does meanwhile."""
     options = bench.options
     plays = {"ours": lambda: bench.ours.kick_us("ivshmem", options.rounds),
-             "shmem": lambda: bench.ours.kick_us("shmem", options.rounds)}
+             "shmem": lambda: bench.ours.kick_us("shmem", options.rounds, "msi=1"),
+             "line": lambda: bench.ours.kick_us("shmem", options.rounds)}
     if bench.qemu:
         plays["qemu"] = lambda: bench.qemu.kick_us(options.rounds)
     runs = {name: [] for name in plays}
@@ -99,10 +105,12 @@ def measure_kick(bench):
         rows.append(row(f"kick: ivshmem, {what}", "us", median("ours", what), theirs,
                         NOT_SLOWER if theirs and what == "best" else None))
     for what in ("best", "mean"):
-        rows.append(row(f"kick: vdev shmem, {what}", "us", median("shmem", what), median("ours", what),
+        rows.append(row(f"kick: vdev shmem by MSI, {what}", "us", median("shmem", what), median("ours", what),
                         note="beside ivshmem"))
-    return rows + [row("ring of the own doorbell to its interrupt", "us", bench.measured("doorbell_to_interrupt"),
-                       note="ioeventfd and irqfd in one machine, HLT"),
+    rows.append(row("kick: vdev shmem by a line, best", "us", median("line", "best"), median("ours", "best"),
+                    note="beside ivshmem; a level, which a thread of ours raises"))
+    return rows + [row("bare ioeventfd and irqfd, own doorbell", "us", bench.measured("doorbell_to_interrupt"),
+                       note="one processor rings itself, in HLT: no other machine has to wake"),
                    row("an MMIO exit", "us", bench.measured("mmio_write"))]
 
 
@@ -155,6 +163,7 @@ def parse():
     parser.add_argument("--qemu", default="qemu-system-x86_64")
     parser.add_argument("--starts", type=int, default=15)
     parser.add_argument("--rallies", type=int, default=5)
+    parser.add_argument("--machines", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=2000)
     parser.add_argument("--only", choices=WORKS)
     parser.add_argument("--json", action="store_true")

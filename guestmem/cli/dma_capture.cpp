@@ -44,7 +44,7 @@ int dma_capture(const DmaCaptureOptions& options) {
         return exit_usage;
     }
     const auto done = write_archive(options);
-    return done ? exit_ok : report(done.error());
+    return done ? exit_ok : report_dma(done.error());
 }
 
 }  // namespace guestmem::cli

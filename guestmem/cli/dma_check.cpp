@@ -11,7 +11,7 @@ namespace guestmem::cli {
 
 int dma_check(const DmaOptions& options) {
     const auto inventory = discover_machine(options);
-    if (!inventory) return report(inventory.error());
+    if (!inventory) return report_dma(inventory.error());
     const auto findings = dma::check(*inventory);
     print(options.json ? to_json(findings) : to_text(findings, *inventory));
     return std::ranges::count(findings, dma::Weight::risk, &dma::Finding::weight) == 0 ? exit_ok

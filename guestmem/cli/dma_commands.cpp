@@ -38,7 +38,7 @@ Action describe_dma_discover(CLI::App& app) {
         "Exit codes: 0 done, 1 the machine could not be read or the words cannot be followed, 2 wrong words.");
     add_machine_options(app, *options);
     app.add_option("--svg", options->svg, "Write a picture into this file ('-': standard output)");
-    app.add_flag("--bridges", options->has_bridges, "Show bridges that stand alone, too");
+    app.add_flag("--bridges", options->has_bridges, "Show bridges and IOMMUs that stand alone, too");
     app.add_flag("--details", options->has_details,
                  "Show identities, reserved ranges and origins of each device");
     return action(options, &dma_discover);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstdlib>
+#include <string>
 #include <string_view>
 
 #include "guestmem/cli/dma_options.hpp"
@@ -57,9 +59,15 @@ Result<dma::Inventory> discover_machine(const DmaOptions& options) {
     return inventory;
 }
 
+int report_dma(const Error& error) {
+    std::string text{error.message()};
+    std::ranges::replace_if(text, [](char c) { return c != '\n' && (c < ' ' || c > '~'); }, '?');
+    return report(Error{error.code(), text});
+}
+
 int dma_discover(const DmaDiscoverOptions& options) {
     const auto done = show(options);
-    return done ? exit_ok : report(done.error());
+    return done ? exit_ok : report_dma(done.error());
 }
 
 }  // namespace guestmem::cli

@@ -7,8 +7,8 @@
 #include "guestmem/base/result.hpp"
 #include "guestmem/dma/inventory.hpp"
 
-/// What the words of `guestmem dma ...` say, as plain values: dma_commands.cpp fills them in, the other dma_*.cpp act on
-/// them.
+/// What the words of `guestmem dma ...` say, as plain values: dma_commands.cpp fills them in, the other dma_*.cpp act
+/// on them.
 ///
 /// Threads: any; plain values.
 
@@ -47,5 +47,7 @@ int dma_capture(const DmaCaptureOptions& options);
 
 /// The machine that the options name, as the words in them have it.
 [[nodiscard]] Result<dma::Inventory> discover_machine(const DmaOptions& options);
+/// report(), with '?' for what is no printable ASCII: errors quote files and names that anybody may have made.
+int report_dma(const Error& error);
 
 }  // namespace guestmem::cli

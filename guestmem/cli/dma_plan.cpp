@@ -35,9 +35,15 @@ Result<std::vector<dma::VmMemory>> memory_of_config(const std::string& path) {
     return memory;
 }
 
+/// With its last '/', or empty: names in a file begin where the file is.
+std::string folder_of(const std::string& path) { return path.substr(0, path.rfind('/') + 1); }
+
 Result<int> plan(const DmaPlanOptions& options) {
     const std::string text = GM_TRY(read_text_file(options.config, max_grants_bytes));
-    const dma::Grants grants = GM_TRY(dma::read_grants(options.config, text, &memory_of_config));
+    const std::string folder = folder_of(options.config);
+    const dma::Grants grants = GM_TRY(dma::read_grants(options.config, text, [&](const std::string& path) {
+        return memory_of_config(path.starts_with('/') ? path : folder + path);
+    }));
     if (!options.vm.empty() &&
         std::ranges::find(grants.vms, options.vm, &dma::GrantedVm::name) == grants.vms.end())
         return Error{Errc::not_found,
@@ -54,7 +60,7 @@ Result<int> plan(const DmaPlanOptions& options) {
 
 int dma_plan(const DmaPlanOptions& options) {
     const auto code = plan(options);
-    return code ? *code : report(code.error());
+    return code ? *code : report_dma(code.error());
 }
 
 }  // namespace guestmem::cli

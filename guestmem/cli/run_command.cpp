@@ -22,6 +22,7 @@
 #include "guestmem/sys/file_system.hpp"
 #include "guestmem/sys/host.hpp"
 #include "guestmem/sys/privileges.hpp"
+#include "guestmem/sys/program_pages.hpp"
 #include "guestmem/vmm/board_plan.hpp"
 #include "guestmem/vmm/config/explain.hpp"
 #include "guestmem/vmm/config/schema.hpp"
@@ -44,6 +45,8 @@ struct RunOptions {
 };
 
 constexpr int flush_ms = 1000;
+/// By then the guest has begun, and what made the machine is not needed any more.
+constexpr std::uint64_t started_ms = 100;
 
 /// `guestmem run FILE` is `guestmem run @FILE`.
 std::vector<std::string> words_of(const RunOptions& options) {
@@ -133,6 +136,7 @@ private:
                  .toggle_pause = {}}));
         }
         machine->start();
+        const auto after_start = GM_TRY(loop_.add_timer(started_ms, [] { give_back_program_pages(); }));
         GM_TRY(loop_.run());
         machine->pause();
         control.reset();

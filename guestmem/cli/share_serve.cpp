@@ -22,6 +22,7 @@
 #include "guestmem/sys/host.hpp"
 #include "guestmem/sys/privileges.hpp"
 #include "guestmem/sys/seccomp_filter.hpp"
+#include "guestmem/sys/service_manager.hpp"
 
 namespace guestmem::cli {
 namespace {

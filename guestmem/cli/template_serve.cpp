@@ -17,6 +17,7 @@
 #include "guestmem/mem/template/template_source.hpp"
 #include "guestmem/sys/event_loop.hpp"
 #include "guestmem/sys/host.hpp"
+#include "guestmem/sys/service_manager.hpp"
 
 namespace guestmem::cli {
 namespace {

@@ -50,9 +50,15 @@ public:
     MsiInterrupt& operator=(const MsiInterrupt&) = delete;
     virtual ~MsiInterrupt() = default;
 
-    /// Kicks that came meanwhile are delivered as one.
+    /// unmask() with that message follows: a machine may prepare what is expected of many by one call. Binds nobody.
+    virtual void expect(MsiMessage /*message*/) {}
+    /// Kicks that came meanwhile are delivered as one. What fails changes nothing.
     [[nodiscard]] virtual Result<void> unmask(MsiMessage message) = 0;
     [[nodiscard]] virtual Result<void> mask() = 0;
+
+    /// Another eventfd that is the same message, masked and unmasked with the first. It stays open until remove().
+    [[nodiscard]] virtual Result<void> add(FdView eventfd) = 0;
+    virtual void remove(FdView eventfd) = 0;
 };
 
 /// Who makes message interrupts: a virtual machine, or a fake of it.

@@ -36,7 +36,14 @@ std::vector<std::string> words_of(std::string_view line) {
 class Checking {
 public:
     explicit Checking(const Inventory& inventory)
-        : inventory_(inventory), words_(words_of(inventory.settings.command_line)) {}
+        : inventory_(inventory), words_(words_of(inventory.settings.command_line)) {
+        for (const Unit& unit : inventory.units) {
+            if (unit.function) {
+                unit_functions_.push_back(*unit.function);
+            }
+        }
+        std::ranges::sort(unit_functions_);
+    }
 
     std::vector<Finding> check() {
         if (std::ranges::none_of(inventory_.units, is_used)) {
@@ -82,10 +89,15 @@ private:
         return {};
     }
 
+    /// An IOMMU that is a PCI function is behind no IOMMU, and no danger.
+    bool is_unit(const Device& device) const {
+        return device.pci && std::ranges::binary_search(unit_functions_, *device.pci);
+    }
+
     std::vector<std::string> devices(const IsMeant& is_meant) const {
         std::vector<std::string> names;
         for (const Device& device : inventory_.devices) {
-            if (!device.is_bridge && is_meant(device)) {
+            if (!device.is_bridge && !is_unit(device) && is_meant(device)) {
                 names.push_back(device.name);
             }
         }
@@ -106,8 +118,10 @@ private:
             "every device that does DMA reads and writes all memory, the kernel's too";
         const bool has = !inventory_.units.empty();
         add(Weight::risk, "iommu-off",
-            has ? fmt::format("the kernel uses none of the machine's {} IOMMUs", inventory_.units.size())
-                : "firmware and kernel name no IOMMU",
+            !has ? "firmware and kernel name no IOMMU"
+            : inventory_.units.size() == 1
+                ? "the kernel does not use " + named({inventory_.units.front().name})
+                : fmt::format("the kernel uses none of the machine's {} IOMMUs", inventory_.units.size()),
             why,
             has ? how_to_switch_on() : "switch it on in the firmware's setup (VT-d, AMD-Vi, IOMMU, SMMU)");
     }
@@ -198,7 +212,8 @@ private:
         if (!names.empty()) {
             add(Weight::risk, "interrupts-not-isolated", "interrupts are not isolated of " + named(names),
                 "such a device can raise any interrupt of the host with a write to memory; VFIO refuses it",
-                "switch interrupt remapping on in the firmware's setup (with x2APIC); take 'intremap=off' off the command line");
+                "switch interrupt remapping on in the firmware's setup (with x2APIC); take 'intremap=off' off the "
+                "command line");
         }
     }
 
@@ -251,7 +266,8 @@ private:
         if (is_lazy) {
             add(Weight::note, "lazy-invalidation",
                 "the kernel takes memory back from its own devices late (lazy invalidation)",
-                "for some milliseconds a device still reaches memory that is free or another's; VMs' devices are not concerned",
+                "for some milliseconds a device still reaches memory that is free or another's; VMs' devices are "
+                "not concerned",
                 "add 'iommu.strict=1' to the kernel's command line");
         }
     }
@@ -291,6 +307,7 @@ private:
 
     const Inventory& inventory_;
     const std::vector<std::string> words_;
+    std::vector<PciAddress> unit_functions_;  ///< sorted
     std::vector<Finding> found_;
 };
 

@@ -81,6 +81,17 @@ TEST(CheckTest, DevicesBehindNoUnitAreNamedUpToALimit) {
     EXPECT_THAT(codes(inventory), IsEmpty()) << "bridges do no DMA of their own";
 }
 
+TEST(CheckTest, AnIommuThatIsAPciFunctionIsNoDeviceOutside) {
+    Inventory inventory = good_machine();
+    const PciAddress own{0, 8};
+    inventory.units.push_back(
+        {.name = "amdvi", .kind = UnitKind::amd_vi, .function = own, .kernel_name = "ivhd0"});
+    inventory.devices.push_back({.name = to_string(own), .pci = own, .protection = Protection::none});
+    EXPECT_THAT(codes(inventory), IsEmpty());
+    inventory.units.back().function = PciAddress{0, 9};
+    EXPECT_THAT(codes(inventory), ElementsAre("device-outside"));
+}
+
 TEST(CheckTest, PassThroughIsARiskAndLazyInvalidationANote) {
     Inventory inventory = good_machine();
     inventory.kernel_groups[0].type = "identity";

@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <charconv>
+
 namespace guestmem::dma {
 namespace {
 
@@ -62,7 +65,12 @@ std::string_view to_string(UnitKind kind) {
 }
 
 std::string unit_name(UnitKind kind, std::uint64_t registers) {
-    return fmt::format("{}@{:x}", name_prefix(kind), registers);
+    // Without fmt: a hostile table has a unit for each of its 16 bytes.
+    std::array<char, 16> digits;
+    const auto [stop, error] = std::to_chars(digits.data(), digits.data() + digits.size(), registers, 16);
+    std::string name{name_prefix(kind)};
+    name += '@';
+    return name.append(digits.data(), stop);
 }
 
 std::string unit_name(UnitKind kind, PciAddress function) {

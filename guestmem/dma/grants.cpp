@@ -86,7 +86,10 @@ private:
         if (!path) return;
         auto memory = load_config_(*path);
         if (!memory) {
-            table.complain("config", memory.error().message());
+            // The others would stand in one line: who reads the file by itself sees all of them.
+            const Word said = memory.error().message();
+            table.complain("config", std::string{said.substr(0, said.find('\n'))},
+                           fmt::format("all about it says: guestmem run --explain {}", *path));
             return;
         }
         vm.memory = *std::move(memory);

@@ -20,7 +20,8 @@
 /// Contract: read_grants() gives all that the file says, or an error (invalid_argument) with every mistake as
 /// file:line:column; a name that is used is there, a range is inside its memory, memory of one VM does not overlap.
 /// Whether a device exists, and whether it can be given away, is not known here: plan.hpp says it. A `config` names a
-/// .qvmconf file whose RAM becomes the VM's memory through the loader: this room knows nothing of that language.
+/// .qvmconf file, as the loader understands the name; its RAM becomes the VM's memory through the loader: this room
+/// knows nothing of that language.
 /// Limits: the max_ constants below.
 /// Threads: any; the loader is called from the caller's thread.
 /// Example:

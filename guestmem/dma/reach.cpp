@@ -146,25 +146,21 @@ std::uint64_t count_page_entries(std::uint64_t iova, std::uint64_t size_bytes, s
     std::uint64_t count = 0;
     // What is left in front of, and behind, the part that larger pages have taken.
     std::uint64_t front = size_bytes;
-    std::uint64_t front_at = iova;
     std::uint64_t back = 0;
-    std::uint64_t back_at = iova;
     bool is_split = false;
     for (std::uint64_t page = backing_page_bytes; page != 0; page >>= 1) {
         if ((page_sizes & page) == 0) continue;
-        const std::uint64_t lead = std::min((~front_at + 1) & (page - 1), front);
+        const std::uint64_t lead = std::min((~iova + 1) & (page - 1), front);
         if (!is_split) {
             const std::uint64_t whole = (front - lead) / page * page;
             if (whole == 0) continue;
             is_split = true;
             count += whole / page;
             back = front - lead - whole;
-            back_at = front_at + lead + whole;
             front = lead;
         } else {
             count += (front - lead) / page + back / page;
             front = lead;
-            back_at += back / page * page;
             back %= page;
         }
     }

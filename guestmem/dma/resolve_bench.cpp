@@ -124,3 +124,5 @@ BENCHMARK(enemy)->Name("resolve/hostile")->UseManualTime()->Unit(benchmark::kMil
 
 }  // namespace
 }  // namespace guestmem::dma
+
+BENCHMARK_MAIN();

@@ -87,10 +87,12 @@ Result<std::vector<Number>> numbers_of(const json& object, const char* field) {
 }
 
 json to_object(const ShareSummary& summary) {
-    return {{"name", summary.name},         {"size", summary.size_bytes}, {"extent", summary.extent_bytes},
-            {"vectors", summary.vectors},   {"slots", summary.slots},     {"ids", summary.ids},
-            {"peers", summary.count_peers}, {"origin", summary.origin},   {"maker", summary.maker},
-            {"backing", summary.backing},   {"stage", summary.stage},     {"keep", summary.is_kept}};
+    return {
+        {"name", summary.name},         {"size", summary.size_bytes},       {"extent", summary.extent_bytes},
+        {"vectors", summary.vectors},   {"slots", summary.slots},           {"ids", summary.ids},
+        {"peers", summary.count_peers}, {"holders", summary.count_holders}, {"origin", summary.origin},
+        {"maker", summary.maker},       {"backing", summary.backing},       {"stage", summary.stage},
+        {"keep", summary.is_kept}};
 }
 
 /// `peers` is a number in a list of shares and a list in the status of one.
@@ -102,6 +104,7 @@ Result<ShareSummary> to_summary(const json& object) {
     summary.vectors = GM_TRY(number_of<std::uint32_t>(object, "vectors"));
     summary.slots = GM_TRY(number_of<std::uint32_t>(object, "slots"));
     summary.ids = GM_TRY(text_of(object, "ids"));
+    summary.count_holders = GM_TRY(number_if<std::uint32_t>(object, "holders")).value_or(0);
     summary.origin = GM_TRY(text_or(object, "origin", "file"));
     summary.maker = GM_TRY(text_or(object, "maker", {}));
     summary.backing = GM_TRY(text_or(object, "backing", "memfd"));
@@ -152,7 +155,31 @@ Result<AttachCall> parse_attach_call(std::string_view arguments) {
     call.vectors = GM_TRY(number_if<std::uint32_t>(object, "vectors"));
     call.slots = GM_TRY(number_if<std::uint32_t>(object, "slots"));
     call.slot = GM_TRY(number_if<std::uint32_t>(object, "slot"));
+    call.hears_senders = GM_TRY(flag_or(object, "hears_senders", false));
+    call.counts_rings = GM_TRY(flag_or(object, "counts_rings", true));
+    call.takes_batches = GM_TRY(flag_or(object, "takes_batches", false));
     return call;
+}
+
+Result<HoldCall> parse_hold_call(std::string_view arguments) {
+    const json object = GM_TRY(parse_object(arguments));
+    HoldCall call;
+    call.share = GM_TRY(text_of(object, "share"));
+    call.may_create = GM_TRY(flag_or(object, "create", false));
+    call.size_bytes = GM_TRY(number_if<std::uint64_t>(object, "size"));
+    call.vectors = GM_TRY(number_if<std::uint32_t>(object, "vectors"));
+    call.slots = GM_TRY(number_if<std::uint32_t>(object, "slots"));
+    return call;
+}
+
+Result<HoldReply> parse_hold_reply(std::string_view result) {
+    const json object = GM_TRY(parse_object(result));
+    HoldReply reply;
+    reply.size_bytes = GM_TRY(number_of<std::uint64_t>(object, "size"));
+    reply.extent_bytes = GM_TRY(number_of<std::uint64_t>(object, "extent"));
+    reply.slots = GM_TRY(number_of<std::uint32_t>(object, "slots"));
+    reply.is_created = GM_TRY(flag_of(object, "created"));
+    return reply;
 }
 
 Result<RingCall> parse_ring_call(std::string_view arguments) {
@@ -273,7 +300,26 @@ std::string to_json(const AttachCall& call) {
     if (call.vectors) object["vectors"] = *call.vectors;
     if (call.slots) object["slots"] = *call.slots;
     if (call.slot) object["slot"] = *call.slot;
+    if (call.hears_senders) object["hears_senders"] = true;
+    if (!call.counts_rings) object["counts_rings"] = false;
+    if (call.takes_batches) object["takes_batches"] = true;
     return to_text(object);
+}
+
+std::string to_json(const HoldCall& call) {
+    json object{{"share", call.share}};
+    if (call.may_create) object["create"] = true;
+    if (call.size_bytes) object["size"] = *call.size_bytes;
+    if (call.vectors) object["vectors"] = *call.vectors;
+    if (call.slots) object["slots"] = *call.slots;
+    return to_text(object);
+}
+
+std::string to_json(const HoldReply& reply) {
+    return to_text({{"size", reply.size_bytes},
+                    {"extent", reply.extent_bytes},
+                    {"slots", reply.slots},
+                    {"created", reply.is_created}});
 }
 
 std::string to_json(const RingCall& call) {

@@ -34,6 +34,18 @@ struct AttachCall {
     std::optional<std::uint32_t> vectors = {};     ///< the same
     std::optional<std::uint32_t> slots = {};       ///< the same
     std::optional<std::uint32_t> slot = {};        ///< the one that is wanted
+    bool hears_senders = false;  ///< wants to be told apart who rings without counting (pair_bells.hpp)
+    bool counts_rings = true;    ///< counts in its sender page what it rings
+    bool takes_batches = false;  ///< its first messages may come together
+};
+
+/// The argument of share.hold.
+struct HoldCall {
+    std::string share;
+    bool may_create = false;
+    std::optional<std::uint64_t> size_bytes = {};  ///< of a share that this call makes
+    std::optional<std::uint32_t> vectors = {};     ///< the same
+    std::optional<std::uint32_t> slots = {};       ///< the same
 };
 
 struct RingCall {
@@ -50,9 +62,10 @@ struct ShareSummary {
     std::uint32_t slots = 0;
     std::string ids;
     std::uint32_t count_peers = 0;
-    std::string origin = "file";    ///< "file", or "dynamic": made by a client
-    std::string maker = {};         ///< of a dynamic one: the VM; empty: the host
-    std::string backing = "memfd";  ///< "memfd", "file", "shm"
+    std::uint32_t count_holders = 0;  ///< who keep it alive without a place in it
+    std::string origin = "file";      ///< "file", or "dynamic": made by a client
+    std::string maker = {};           ///< of a dynamic one: the VM; empty: the host
+    std::string backing = "memfd";    ///< "memfd", "file", "shm"
     std::string stage =
         "ready";  ///< "ready", "blank": gets pages or is cleared, "retired": takes no newcomers
     bool is_kept = false;
@@ -122,6 +135,15 @@ struct SessionReply {
     bool is_read_only = false;
 };
 
+/// With the descriptor of the stream that holds the share until it is closed. On it comes the version message when the
+/// memory is there, or a refusal.
+struct HoldReply {
+    std::uint64_t size_bytes = 0;
+    std::uint64_t extent_bytes = 0;
+    std::uint32_t slots = 0;
+    bool is_created = false;
+};
+
 struct ReloadReply {
     std::vector<std::string> changes;
 };
@@ -133,6 +155,8 @@ struct RingReply {
 
 [[nodiscard]] Result<NamedCall> parse_named_call(std::string_view arguments);
 [[nodiscard]] Result<AttachCall> parse_attach_call(std::string_view arguments);
+[[nodiscard]] Result<HoldCall> parse_hold_call(std::string_view arguments);
+[[nodiscard]] Result<HoldReply> parse_hold_reply(std::string_view result);
 [[nodiscard]] Result<RingCall> parse_ring_call(std::string_view arguments);
 [[nodiscard]] Result<ServiceSummary> parse_service_summary(std::string_view result);
 [[nodiscard]] Result<ShareStatus> parse_share_status(std::string_view result);
@@ -144,6 +168,8 @@ struct RingReply {
 
 [[nodiscard]] std::string to_json(const NamedCall& call);
 [[nodiscard]] std::string to_json(const AttachCall& call);
+[[nodiscard]] std::string to_json(const HoldCall& call);
+[[nodiscard]] std::string to_json(const HoldReply& reply);
 [[nodiscard]] std::string to_json(const RingCall& call);
 [[nodiscard]] std::string to_json(const ServiceSummary& summary);
 [[nodiscard]] std::string to_json(const ShareStatus& status);

@@ -40,6 +40,7 @@ ShareSummary summary_of(const Hall& hall) {
             .slots = config.slots,
             .ids = config.ids == IdPolicy::stable ? "stable" : "classic",
             .count_peers = static_cast<std::uint32_t>(hall.peers().size()),
+            .count_holders = static_cast<std::uint32_t>(hall.holders().size()),
             .origin = config.is_dynamic ? "dynamic" : "file",
             .maker = hall.record().maker.get(),
             .backing = std::string{to_string(config.backing)},
@@ -78,9 +79,9 @@ Result<Hall*> Desk::find_hall(const Principal& who, const std::string& name) {
 
 Result<control::Outcome> Desk::answer(const Principal& who, const PeerCredentials& caller,
                                       const control::Request& request) {
-    static constexpr std::array<std::string_view, 7> known{"share.list",   "share.stat", "share.memory",
-                                                           "share.attach", "share.ring", "share.reload",
-                                                           "share.retire"};
+    static constexpr std::array<std::string_view, 8> known{"share.hold",   "share.list",   "share.stat",
+                                                           "share.memory", "share.attach", "share.ring",
+                                                           "share.reload", "share.retire"};
     if (std::ranges::find(known, request.call) == known.end())
         return Error{Errc::unsupported, ENOSYS, fmt::format("unknown call '{}'", request.call)};
     if (request.call == "share.list") return list(who);
@@ -90,11 +91,13 @@ Result<control::Outcome> Desk::answer(const Principal& who, const PeerCredential
     }
     if (request.call == "share.attach" && who.is_known())
         return attach(who, caller, GM_TRY(parse_attach_call(request.arguments)));
+    if (request.call == "share.hold" && who.is_known())
+        return hold(who, caller, GM_TRY(parse_hold_call(request.arguments)));
     if (!who.is_host)
         return Error{Errc::permission_denied, EACCES,
                      who.is_known()
-                         ? fmt::format("{} may list, stat and attach; '{}' is for the host", who.to_text(),
-                                       request.call)
+                         ? fmt::format("{} may list, stat, attach and hold; '{}' is for the host",
+                                       who.to_text(), request.call)
                          : fmt::format("uid {} may list and stat, but is not an operator of this service",
                                        caller.uid)};
     if (request.call == "share.reload")
@@ -235,6 +238,10 @@ Result<control::Outcome> Desk::attach(const Principal& who, const PeerCredential
     Entrant entrant{.stream = std::move(ours), .who = caller, .vm = who.vm, .door = {}, .own_slots = {}};
     entrant.is_tool = true;
     entrant.permissions = permissions;
+    const bool has_pages = !hall->share().senders().empty();
+    entrant.hears_senders = call.is_session && call.hears_senders && has_pages;
+    entrant.counts_rings = call.is_session && call.counts_rings;
+    entrant.takes_batches = call.is_session && call.takes_batches;
     choose_slot(who, call, *hall, entrant);
     control::Outcome outcome;
     if (call.is_session) {
@@ -268,6 +275,36 @@ Result<control::Outcome> Desk::attach(const Principal& who, const PeerCredential
                                           .is_created = is_created,
                                           .may_notify = permissions.may_notify,
                                           .is_read_only = permissions.is_read_only});
+    return outcome;
+}
+
+/// Who may attach could keep it alive by attaching; who may create, by making it.
+Result<control::Outcome> Desk::hold(const Principal& who, const PeerCredentials& caller,
+                                    const HoldCall& call) {
+    Hall* hall = host_.registry.find(call.share);
+    const bool is_created = hall == nullptr && call.may_create;
+    if (!is_created) static_cast<void>(GM_TRY(check(who, caller, call.share, Wanted::attach)));
+    GM_TRY(host_.registry.check_peer(who.vm, host_.policy.limits_of(who.vm), host_.config.totals));
+    auto [ours, theirs] = GM_TRY(UnixStream::pair());
+    GM_TRY(ours.set_nonblocking());
+    if (is_created)
+        hall = GM_TRY(make_share(who, caller,
+                                 {.share = call.share,
+                                  .size_bytes = call.size_bytes,
+                                  .vectors = call.vectors,
+                                  .slots = call.slots}));
+    if (hall == nullptr) hall = GM_TRY(find_hall(who, call.share));
+    Entrant entrant{.stream = std::move(ours), .who = caller, .vm = who.vm, .door = {}, .own_slots = {}};
+    entrant.is_tool = true;
+    GM_TRY_CONTEXT(host_.hold(*hall, std::move(entrant)),
+                   fmt::format("share '{}'", hall->share().config().name));
+    control::Outcome outcome;
+    const ShareConfig& config = hall->share().config();
+    outcome.result = to_json(HoldReply{.size_bytes = config.size_bytes,
+                                       .extent_bytes = hall->share().extent_bytes(),
+                                       .slots = config.slots,
+                                       .is_created = is_created});
+    outcome.fds.push_back(std::move(theirs).release());
     return outcome;
 }
 

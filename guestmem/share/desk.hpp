@@ -33,6 +33,8 @@ struct DeskHost {
     Legacy& legacy;
     /// Brings a host tool into a hall, within the bounds that hold for every connection.
     std::function<Result<std::uint32_t>(Hall& hall, Entrant entrant)> admit;
+    /// The same for who holds the hall's share and gets no place in it.
+    std::function<Result<void>(Hall& hall, Entrant entrant)> hold;
     std::function<Result<std::vector<std::string>>()> reload;
     std::function<Result<void>()> retire;
     std::function<void(LogLevel level, std::string_view text)> say;
@@ -53,6 +55,8 @@ private:
     [[nodiscard]] Result<control::Outcome> memory(const NamedCall& call, Hall& hall) const;
     [[nodiscard]] Result<control::Outcome> attach(const Principal& who, const PeerCredentials& caller,
                                                   const AttachCall& call);
+    [[nodiscard]] Result<control::Outcome> hold(const Principal& who, const PeerCredentials& caller,
+                                                const HoldCall& call);
     [[nodiscard]] Result<Permissions> check(const Principal& who, const PeerCredentials& caller,
                                             const std::string& share, Wanted wanted);
     [[nodiscard]] Result<Hall*> make_share(const Principal& who, const PeerCredentials& caller,

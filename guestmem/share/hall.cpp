@@ -57,6 +57,7 @@ Result<Peer*> Hall::seat(Entrant& entrant, std::uint32_t id, std::shared_ptr<con
     peer.bells = std::move(bells);
     peer.source = std::move(*source);
     peer.entrant = std::move(entrant);
+    tell_slots(peer);
     if (peer.entrant.record != nullptr) peer.outbox.note_progress(peer.entrant.record->progress);
     return &peer;
 }
@@ -71,13 +72,17 @@ void Hall::enter_in_journal(Peer& peer) {
             bells.push_back({share_.doorbell_key(peer.id, vector), peer.bells->vectors[vector].view()});
         host_.legacy.keep(bells, now);
     }
+    host_.legacy.keep(pair_bell_parts(share_, peer.id, peer.entrant.pairs), now);
     ConnectionRecord* const record = peer.entrant.record;
     if (record == nullptr) return;
     if (peer.entrant.bell)
         host_.legacy.keep({KeptKind::bell, 0, record->number}, peer.entrant.bell->view(), now);
     record->share = share_.number();
     record->id = peer.id;
-    record->has_bell = peer.entrant.bell ? 1 : 0;
+    record->has_bell = 0;
+    if (peer.entrant.bell) record->has_bell = peer.entrant.hears_senders ? 2 : 1;
+    if (!is_classic())
+        record->announced.store(static_cast<std::uint32_t>(peer.entrant.pairs.receivers().to_ulong()));
     record->may_notify = peer.entrant.permissions.may_notify ? 1 : 0;
     record->is_read_only = peer.entrant.permissions.is_read_only ? 1 : 0;
     record->stage.store(ConnectionStage::admitted);
@@ -85,12 +90,15 @@ void Hall::enter_in_journal(Peer& peer) {
 
 Result<std::uint32_t> Hall::admit(Entrant& entrant) {
     if (is_retired()) return Error{Errc::unavailable, ESHUTDOWN, "the configuration has this share no more"};
-    const std::uint32_t id = GM_TRY(roster_.take(entrant.wish, entrant.own_slots));
+    const std::uint32_t id = GM_TRY(roster_.take(
+        entrant.wish, entrant.own_slots, [&](std::uint32_t slot) { return is_preferred(entrant, slot); }));
     auto bells = doorbells_for(id);
-    if (!bells) {
+    auto pairs = make_pairs(entrant, id);
+    if (!bells || !pairs) {
         roster_.release(id);
-        return std::move(bells).error();
+        return bells ? std::move(pairs).error() : std::move(bells).error();
     }
+    entrant.pairs = std::move(*pairs);
     auto seated = seat(entrant, id, std::move(*bells));
     if (!seated) {
         roster_.release(id);
@@ -99,6 +107,7 @@ Result<std::uint32_t> Hall::admit(Entrant& entrant) {
     Peer& peer = **seated;
     enter_in_journal(peer);
     show_presence(id, true);
+    bridge_to(peer);
     peer.is_waiting = !is_ready();
     is_written_ = is_written_ || !peer.is_waiting;
     if (peer.is_waiting) {
@@ -119,6 +128,10 @@ void Hall::start_handshake(Peer& peer, std::uint32_t count_done) {
     fill_handshake(peer);
     peer.outbox.skip(count_done);
     announce_newcomer(peer);
+    if (!is_inherited_) {
+        announce_caller(peer);
+        add_callers(peer);
+    }
     flush(peer);
 }
 
@@ -130,13 +143,14 @@ void Hall::fill_handshake(Peer& peer) {
     peer.outbox.add_value(peer.id);
     peer.outbox.add_memory(permissions.is_read_only ? share_.read_only_memory() : share_.memory());
     if (permissions.may_notify) {
-        peer.outbox.add_slots(share_.slots(), peer.id);
+        peer.outbox.add_slots(peer.told.empty() ? share_.slots() : peer.told, peer.id);
         if (is_classic())
             for (const Peer& other : peers_)
                 if (&other != &peer && !other.is_gone && !other.is_waiting)
                     peer.outbox.add_doorbells(other.bells);
     }
     peer.outbox.add_doorbells(peer.bells);
+    if (peer.entrant.takes_batches) peer.outbox.batch_first();
     peer.count_handshake = peer.outbox.count_queued();
 }
 
@@ -150,7 +164,7 @@ void Hall::announce_newcomer(const Peer& peer) {
         if (other.entrant.record != nullptr) other.entrant.record->is_told.store(0);
         hearers.push_back(&other);
     }
-    if (peer.entrant.record != nullptr) peer.entrant.record->is_announced.store(1);
+    if (peer.entrant.record != nullptr) peer.entrant.record->announced.store(1);
     for (Peer* const hearer : hearers) {
         hearer->outbox.add_doorbells(peer.bells);
         is_unsettled_ = true;
@@ -283,6 +297,7 @@ void Hall::cut(Peer& peer, std::string_view why, LogLevel level) {
         // Kicks for this holder are stale for the next one; those that come from here on are the next one's.
         for (const EventFd& bell : peer.bells->vectors)
             if (auto drained = bell.drain(); !drained) log(LogLevel::error, drained.error().message());
+        leave_pairs(peer);
         show_presence(peer.id, false);
     }
     roster_.release(peer.id);
@@ -321,6 +336,11 @@ void Hall::settle() {
                 keys.push_back(share_.doorbell_key(peer->id, vector));
             host_.legacy.forget(keys, host_.loop.now_ms());
         }
+        const SenderSet paired = peer->entrant.pairs.receivers();
+        host_.legacy.forget(pair_bell_keys(share_.config(), share_.number(), peer->id, paired),
+                            host_.loop.now_ms());
+        peer->bridges.clear();
+        peer->entrant.pairs = {};
         Entrant departed = std::move(peer->entrant);
         peer = peers_.erase(peer);
         host_.on_departed(std::move(departed));
@@ -331,6 +351,7 @@ void Hall::settle() {
 
 /// Nobody is here: the memory is made as it was at birth.
 void Hall::leave_empty() {
+    if (!holders_.empty()) return;
     if (is_over()) return host_.on_chores_left();
     if (share_.config().is_kept || !is_ready() || !is_written_) return;
     is_written_ = false;
@@ -346,6 +367,7 @@ void Hall::show_who_is_gone() {
         if (!peer.is_gone) held.at(peer.id) = true;
     for (std::uint32_t slot = 0; slot < held.size(); ++slot)
         if (!held[slot] && share_.presence().is_present(slot)) show_presence(slot, false);
+    renew_pairs();
 }
 
 void Hall::settle_in() {
@@ -369,6 +391,7 @@ bool Hall::work() {
                 static_cast<void>(peer.entrant.stream.send(refusal).has_value());
                 cut(peer, "was refused: there is no memory for the share (ENOMEM)", LogLevel::warning);
             }
+        tell_holders(ENOMEM);
         settle();
         return false;
     }
@@ -376,13 +399,14 @@ bool Hall::work() {
     is_written_ = std::ranges::any_of(peers_, [](const Peer& peer) { return !peer.is_gone; });
     for (Peer& peer : peers_)
         if (peer.is_waiting && !peer.is_gone) start_handshake(peer);
+    tell_holders(0);
     settle();
     return false;
 }
 
 bool Hall::is_over() const {
     // Who was in it may not have been taken over yet.
-    return !is_inherited_ && peers_.empty() && (is_retired() || share_.config().is_dynamic);
+    return !is_inherited_ && is_unused() && (is_retired() || share_.config().is_dynamic);
 }
 
 void Hall::retire() {
@@ -395,7 +419,11 @@ void Hall::retire() {
 }
 
 void Hall::abandon() {
-    for (Peer& peer : peers_) peer.source = EventSource{};
+    for (Peer& peer : peers_) {
+        peer.source = EventSource{};
+        peer.bridges.clear();
+    }
+    for (Holder& holder : holders_) holder.source = EventSource{};
 }
 
 void Hall::review(const std::function<std::optional<Permissions>(const Entrant&)>& rights,

@@ -13,6 +13,7 @@
 #include "guestmem/base/result.hpp"
 #include "guestmem/share/ivshmem/outbox.hpp"
 #include "guestmem/share/legacy.hpp"
+#include "guestmem/share/pair_bells.hpp"
 #include "guestmem/share/rights.hpp"
 #include "guestmem/share/roster.hpp"
 #include "guestmem/share/share.hpp"
@@ -33,7 +34,9 @@
 /// then goes to on_departed. The deadline moves with every message that the client takes, up to
 /// handshake_patience timeouts in all: a crowd on a slow host is served, a client that dawdles is not.
 /// A peer that is revoked keeps what it has, and gets nothing more.
-/// When the last peer leaves, the memory of a share that does not keep it is cleared.
+/// When the last peer leaves and nobody holds the share, the memory of one that does not keep it is cleared.
+/// Who rings without counting is told, towards receivers that hear senders apart, doorbells of its own
+/// (pair_bells.hpp); such receivers learn of them when it comes and goes.
 /// resume() takes a peer over from an earlier instance: it notices nothing.
 /// Lifetime: loop, log, legacy and callbacks outlive the hall; a hall does not move (peers' handlers know its address).
 /// Threads: the owner's loop.
@@ -57,15 +60,27 @@ struct Entrant {
     ConnectionRecord* record = nullptr;  ///< in the journal, while it counts there
     std::uint32_t number = 0;  ///< of the connection: the keeper has the stream under it; 0: it has not
     std::uint32_t max_queued = UINT32_MAX;  ///< messages that may wait for it beside its handshake
+    bool takes_batches = false;             ///< its first messages may come together
+    bool hears_senders = false;             ///< it is told the doorbells of pairs towards it
+    bool counts_rings = false;              ///< in its sender page; who does not has doorbells of pairs
+    PairBells pairs = {};                   ///< those by which it rings others
 
     /// "vm 'linux' (pid 12, uid 107)".
     [[nodiscard]] std::string to_text() const;
+};
+
+/// Kicks of a pair's doorbell for a receiver that does not listen there, passed on.
+struct Bridge {
+    std::uint32_t receiver = 0;
+    EventSource source;
 };
 
 struct Peer {
     Entrant entrant;
     std::uint32_t id = 0;
     std::shared_ptr<const Doorbells> bells;
+    /// By which doorbells it rings each slot, where some are its own; empty: by the slots'.
+    std::vector<std::shared_ptr<const Doorbells>> told;
     Outbox outbox;
     std::size_t count_handshake = 0;     ///< messages that it began with
     std::uint64_t deadline_ms = 0;       ///< of the next progress in its handshake
@@ -76,6 +91,15 @@ struct Peer {
     bool is_blocked = false;  ///< waits until its socket is writable
     bool is_revoked = false;
     bool is_gone = false;
+    EventSource source;
+    std::vector<Bridge> bridges = {};
+};
+
+/// A connection that keeps the share alive, without a place in it. It is told (one message, the version) when the
+/// memory is there.
+struct Holder {
+    Entrant entrant;
+    bool is_told = false;
     EventSource source;
 };
 
@@ -105,6 +129,12 @@ public:
     /// A peer of an earlier instance, by its record. An error names why it cannot go on; then `entrant` keeps the
     /// stream.
     [[nodiscard]] Result<void> resume(Entrant& entrant, std::shared_ptr<const Doorbells> bells);
+    /// A holder comes: hall_holders.cpp. As admit() it takes the stream only when it succeeds.
+    [[nodiscard]] Result<void> hold(Entrant& entrant);
+    [[nodiscard]] Result<void> resume_hold(Entrant& entrant);
+    [[nodiscard]] const std::list<Holder>& holders() const { return holders_; }
+    /// Nobody is in it, and nobody holds it.
+    [[nodiscard]] bool is_unused() const { return peers_.empty() && holders_.empty(); }
     /// An earlier instance has made it; until settle_in() it waits for its peers.
     void mark_inherited() { is_inherited_ = true; }
     [[nodiscard]] bool is_inherited() const { return is_inherited_; }
@@ -157,7 +187,27 @@ private:
         return std::min(host_.limits.queued_messages, peer.entrant.max_queued);
     }
     void announce_newcomer(const Peer& peer);
+    // hall_pairs.cpp
+    [[nodiscard]] bool is_preferred(const Entrant& entrant, std::uint32_t slot) const;
+    [[nodiscard]] Result<PairBells> make_pairs(const Entrant& entrant, std::uint32_t id);
+    void tell_slots(Peer& peer);
+    /// Those who hear senders apart learn by which doorbells it rings them.
+    void announce_caller(const Peer& caller);
+    /// All of them, for one who hears senders apart.
+    void add_callers(Peer& hearer);
+    void add_caller(Peer& hearer, const Peer& caller);
+    void queue_caller_gone(const Peer& caller);
+    void bridge(Peer& sender, const Peer& receiver);
+    void bridge_to(const Peer& receiver);
+    void leave_pairs(const Peer& receiver);
+    /// After the last resume(): who hears senders apart is told all of them again.
+    void renew_pairs();
     void queue_gone(std::uint32_t id);
+    [[nodiscard]] Result<void> seat_holder(Entrant& entrant, bool is_told);
+    void serve_holder(Holder& holder);
+    void end_holder(Holder& holder, std::string_view why);
+    /// The memory is there, or there is none (an errno).
+    void tell_holders(int os_error);
     void show_presence(std::uint32_t id, bool is_present);
     void serve(Peer& peer, IoEvents events);
     void flush(Peer& peer);
@@ -175,6 +225,7 @@ private:
     Roster roster_;
     // A list: a peer's handler holds its address.
     std::list<Peer> peers_;
+    std::list<Holder> holders_;
     bool is_inherited_ = false;
     bool is_written_ = false;    ///< somebody has had the memory since it was clean
     bool is_unsettled_ = false;  ///< somebody is gone, or notices were queued

@@ -81,7 +81,8 @@ Result<void> HostShm::attach(const HostShmOptions& options) {
                                     .vectors = 1,
                                     .slots = max_senders,
                                     .timeout_ms = options.timeout_ms,
-                                    .ring = options.ring});
+                                    .ring = options.ring,
+                                    .hears_senders = true});
     if (!session) return documented(session.error());
     if (!session->facts().may_notify)
         return Error{
@@ -95,7 +96,7 @@ Result<void> HostShm::attach(const HostShmOptions& options) {
     auto memory = session->map();
     if (!memory) return documented(memory.error());
     // Whoever poked an earlier holder of this slot did not mean this one.
-    (void)session->senders()->take();
+    (void)session->take_senders();
     memory_ = std::move(*memory);
     memory_generation_ = session->memory_generation();
     session_ = std::move(*session);
@@ -138,7 +139,7 @@ Result<std::uint32_t> HostShm::status() {
     SenderPages* const senders = session_->senders();
     if (senders == nullptr) return without_pokes(name());
     last_active_ = active_bits();
-    return last_active_ | static_cast<std::uint32_t>(senders->take().to_ulong());
+    return last_active_ | static_cast<std::uint32_t>(session_->take_senders().to_ulong());
 }
 
 Result<std::uint32_t> HostShm::wait_status(int timeout_ms) {
@@ -160,6 +161,11 @@ Result<std::uint32_t> HostShm::wait_status(int timeout_ms) {
 
 std::optional<std::uint32_t> HostShm::index() const {
     return session_ ? std::optional{session_->id()} : std::nullopt;
+}
+
+Result<Fd> HostShm::duplicate_bell() const {
+    if (!session_) return not_attached();
+    return session_->duplicate_vector(0);
 }
 
 bool HostShm::has_other_memory() const {

@@ -22,7 +22,9 @@
 /// Contract: create() makes a handle that is in no share. attach() makes the share when there is none of this name and
 /// attaches to it otherwise; then the size is the first maker's, whatever was asked for. Sizes are pages of 4096
 /// bytes. status() clears the low half. Pokes do not count: several before a look are one bit. A poke of an index
-/// that nobody holds does nothing, bits above 15 mean nothing. The memory is bytes(), without a control page.
+/// that nobody holds does nothing, bits above 15 mean nothing. Guests that ring without counting (QEMU's) are told
+/// apart where the service has a place for that (pair_bells.hpp), and have no bit elsewhere. The memory is bytes(),
+/// without a control page.
 /// An error's os_error() is one of the table below.
 /// Threads: one at a time.
 /// Limits: shares with more than 16 slots are refused: nobody could say who poked. Names are those that
@@ -85,6 +87,11 @@ public:
 
     /// Readable when the status may have changed; valid until detach().
     [[nodiscard]] FdView view() const { return session_ ? session_->view() : FdView{}; }
+    /// Where a poke of this client arrives, for whoever hands it to the kernel as an interrupt: view() is not readable
+    /// for what it takes, and status() says it all the same. It is another one after each change of generation(). Pokes
+    /// of QEMU's guests do not arrive there.
+    [[nodiscard]] Result<Fd> duplicate_bell() const;
+    [[nodiscard]] std::uint64_t generation() const { return session_ ? session_->generation() : 0; }
     /// The service came back with another memory: bytes() still shows the old one, until renew().
     [[nodiscard]] bool has_other_memory() const;
     [[nodiscard]] Result<void> renew();

@@ -132,7 +132,7 @@ ConnectionRecord* Journal::add_connection() {
     record.progress.begun.store(0);
     record.progress.done.store(0);
     record.is_told.store(0);
-    record.is_announced.store(0);
+    record.announced.store(0);
     return &record;
 }
 

@@ -96,18 +96,22 @@ struct ConnectionRecord {
     Progress progress;
     /// All that it has to be told was sent: what remains is to listen.
     std::atomic<std::uint32_t> is_told;
-    /// Classic ids: the others hear of it. Who is told, and was there, knows it.
-    std::atomic<std::uint32_t> is_announced;
+    /// Classic ids: not 0 when the others hear of it; who is told, and was there, knows it. Stable ids: the slots
+    /// towards which it has doorbells of its own, a bit each (pair_bells.hpp).
+    std::atomic<std::uint32_t> announced;
     std::int32_t pid;
     std::uint32_t uid;
     std::uint32_t gid;
     std::uint8_t is_tool;
-    std::uint8_t has_bell;
+    std::uint8_t has_bell;  ///< 2: and it hears senders apart
     std::uint8_t may_notify;
     std::uint8_t is_read_only;
     JournalText<32> vm;
     JournalText<112> door;
 };
+
+/// ConnectionRecord::is_tool of who holds a share and has no place in it.
+inline constexpr std::uint8_t holding_tool = 2;
 
 class Journal {
 public:

@@ -163,6 +163,8 @@ Usage Registry::usage_of(std::string_view vm) const {
         }
         for (const Peer& peer : hall.peers())
             if (!peer.is_gone && (vm.empty() || peer.entrant.vm == vm)) ++usage.peers;
+        for (const Holder& holder : hall.holders())
+            if (vm.empty() || holder.entrant.vm == vm) ++usage.peers;
     }
     return usage;
 }
@@ -178,7 +180,7 @@ Error Registry::beyond_totals(std::string_view vm, const Excess& excess) const {
 Result<void> Registry::check_peer(std::string_view vm, const UsageLimits* limits,
                                   const UsageLimits& totals) const {
     Usage in_all{.peers = 1};
-    for (const Hall& hall : halls_) in_all.peers += hall.peers().size();
+    for (const Hall& hall : halls_) in_all.peers += hall.peers().size() + hall.holders().size();
     if (const auto excess = find_excess(in_all, totals)) return beyond_totals(vm, *excess);
     if (limits == nullptr || limits->peers >= UsageLimits{}.peers) return {};
     const Usage own{.peers = usage_of(vm).peers + 1};
@@ -208,12 +210,18 @@ void Registry::refill() {
     for (const Hall& hall : halls_) {
         host_.legacy.keep(hall.share().kept_parts(), now);
         std::vector<KeepRequest> requests;
+        for (const Holder& holder : hall.holders())
+            if (holder.entrant.number != 0)
+                requests.push_back(
+                    {{KeptKind::connection, 0, holder.entrant.number}, holder.entrant.stream.view()});
         for (const Peer& peer : hall.peers()) {
             if (peer.is_gone || peer.entrant.number == 0) continue;
             const std::uint32_t number = peer.entrant.number;
             requests.push_back({{KeptKind::connection, 0, number}, peer.entrant.stream.view()});
             if (peer.entrant.bell)
                 requests.push_back({{KeptKind::bell, 0, number}, peer.entrant.bell->view()});
+            const auto pairs = pair_bell_parts(hall.share(), peer.id, peer.entrant.pairs);
+            requests.insert(requests.end(), pairs.begin(), pairs.end());
             if (hall.share().config().ids == IdPolicy::stable) continue;
             for (std::uint32_t vector = 0; vector < peer.bells->vectors.size(); ++vector)
                 requests.push_back(

@@ -31,7 +31,7 @@ struct Usage {
     std::uint64_t shares = 0;
     std::uint64_t bytes = 0;
     std::uint64_t vectors = 0;
-    std::uint64_t peers = 0;
+    std::uint64_t peers = 0;  ///< with those who hold a share and have no place in it
 };
 
 /// What would be too much.

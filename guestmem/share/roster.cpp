@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <iterator>
 
 #include "guestmem/share/ivshmem/wire.hpp"
 
@@ -27,7 +29,8 @@ Result<std::uint32_t> Roster::take_classic() {
     return next_classic_++;
 }
 
-Result<std::uint32_t> Roster::take(Wish wish, std::span<const std::uint32_t> own) {
+Result<std::uint32_t> Roster::take(Wish wish, std::span<const std::uint32_t> own,
+                                   const std::function<bool(std::uint32_t)>& is_preferred) {
     if (policy_ == IdPolicy::classic) return take_classic();
     if (wish == Wish::own) {
         for (const std::uint32_t slot : own) {
@@ -42,9 +45,11 @@ Result<std::uint32_t> Roster::take(Wish wish, std::span<const std::uint32_t> own
                      owned_.empty()
                          ? fmt::format("all {} slots are taken", slots_)
                          : fmt::format("no slot is free: {} of {} belong to VMs", owned_.size(), slots_)};
-    const auto chosen = wish == Wish::lowest ? free_open_.begin() : std::prev(free_open_.end());
-    const std::uint32_t slot = *chosen;
-    free_open_.erase(chosen);
+    std::vector<std::uint32_t> good;
+    if (is_preferred) std::ranges::copy_if(free_open_, std::back_inserter(good), is_preferred);
+    std::uint32_t slot = wish == Wish::lowest ? *free_open_.begin() : *free_open_.rbegin();
+    if (!good.empty()) slot = wish == Wish::lowest ? good.front() : good.back();
+    free_open_.erase(slot);
     held_.insert(slot);
     return slot;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <set>
 #include <span>
 #include <vector>
@@ -15,6 +16,7 @@
 /// highest free one. Slots that VMs own are given to nobody else.
 /// Contract: an id is held once. A refusal is an Error whose os_error() is what the client is told:
 /// EBUSY (its slot is taken), ENOSPC (no slot is free), EUSERS (classic ids are used up).
+/// Among free slots that would do, those that are preferred come first.
 /// With classic ids everybody gets the next number; at most `slots` are held at a time, none is used twice.
 /// Threads: one at a time.
 /// Cost: logarithmic in the number of slots.
@@ -27,8 +29,9 @@ class Roster {
 public:
     Roster(const ShareConfig& config, std::span<const std::uint32_t> owned);
 
-    /// `own` is read for Wish::own only.
-    [[nodiscard]] Result<std::uint32_t> take(Wish wish, std::span<const std::uint32_t> own = {});
+    /// `own` is read for Wish::own only, `is_preferred` for the others; an empty one prefers none.
+    [[nodiscard]] Result<std::uint32_t> take(Wish wish, std::span<const std::uint32_t> own = {},
+                                             const std::function<bool(std::uint32_t)>& is_preferred = {});
     /// Takes an id that its holder had before this roster was made; false where somebody has it, or it is none.
     [[nodiscard]] bool hold(std::uint32_t id);
     void release(std::uint32_t id);
@@ -37,6 +40,7 @@ public:
     /// Classic ids go on there.
     void set_next_classic(std::uint32_t id) { next_classic_ = id; }
     [[nodiscard]] std::uint32_t next_classic() const { return next_classic_; }
+    [[nodiscard]] bool is_owned(std::uint32_t slot) const { return owned_.contains(slot); }
     [[nodiscard]] std::size_t count_held() const { return held_.size(); }
 
 private:

@@ -55,6 +55,7 @@ std::uint64_t descriptors_needed(const ServiceConfig& config) {
         // its sender page.
         count += 4 + std::uint64_t{share.slots} * share.vectors + 2 * std::uint64_t{share.slots};
         if (share.ids == IdPolicy::stable && share.slots <= max_senders) count += 2 * share.slots;
+        count += most_pair_bells(share);
     }
     return count;
 }
@@ -197,6 +198,7 @@ Result<void> Service::State::make_parts(Journal journal) {
         .registry = *registry_,
         .legacy = *legacy_,
         .admit = [this](Hall& hall, Entrant entrant) { return admit_tool(hall, std::move(entrant)); },
+        .hold = [this](Hall& hall, Entrant entrant) { return admit_holder(hall, std::move(entrant)); },
         .reload = [this] { return reload(); },
         .retire = [this]() -> Result<void> {
             GM_TRY(retire());
@@ -340,6 +342,13 @@ Result<std::uint32_t> Service::State::admit_tool(Hall& hall, Entrant entrant) {
     // The stream is still the entrant's only when it was not admitted.
     if (!admitted) reception_->release(std::move(entrant));
     return admitted;
+}
+
+Result<void> Service::State::admit_holder(Hall& hall, Entrant entrant) {
+    GM_TRY(reception_->enter(entrant));
+    auto held = hall.hold(entrant);
+    if (!held) reception_->release(std::move(entrant));
+    return held;
 }
 
 void Service::State::warn_of_read_only_doors() {

@@ -5,6 +5,8 @@
 /// join/S/V stands for one VM that starts while nothing else happens: a share of S slots with V vectors has
 /// S x V + 3 messages for it. crowd/S/V stands for a host that comes up: S clients at once, until each has
 /// everything.
+/// attach is a session's, by the control socket, to a share of 16 slots with one vector: its first messages together
+/// and, in turns with that, one by one (us_apart); cpu_us_* is processor time of both sides.
 /// The baseline of the same run, taken in turns with it, is the bare loop: a thread that passes as many eventfds
 /// over as many socket pairs, one client after the other, one message per sendmsg, blocking, to the same reader.
 /// Counters: of_bare (the ratio), us_per_join, us_per_message, joins_per_s; longest_turn_us is processor time of
@@ -31,7 +33,11 @@
 #include <utility>
 #include <vector>
 
+#include "guestmem/control/client.hpp"
+#include "guestmem/share/calls.hpp"
 #include "guestmem/share/service.hpp"
+#include "guestmem/share/session_link.hpp"
+#include "guestmem/sys/deadline.hpp"
 #include "guestmem/sys/host.hpp"
 
 namespace guestmem::share {
@@ -105,6 +111,7 @@ public:
 
     [[nodiscard]] const std::string& failure() const { return failure_; }
     [[nodiscard]] std::string socket() const { return folder_.path() + "/share"; }
+    [[nodiscard]] std::string control() const { return folder_.path() + "/control"; }
     [[nodiscard]] double longest_turn_seconds() const { return longest_turn_.load(); }
     /// Until the service has noticed that all clients have left.
     void wait_until_empty() const {
@@ -114,7 +121,7 @@ public:
 private:
     [[nodiscard]] ServiceConfig config() const {
         ServiceConfig config;
-        config.control.socket.path = folder_.path() + "/control";
+        config.control.socket.path = control();
         // A crowd takes seconds here, and how many depends on the machine.
         config.limits.handshake_timeout_ms = 600'000;
         config.shares.push_back(
@@ -336,8 +343,52 @@ void crowd(benchmark::State& state) {
     state.counters["longest_turn_us"] = service.longest_turn_seconds() * 1e6;
 }
 
+/// Of all threads.
+double process_seconds() {
+    timespec now{};
+    ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+struct AttachTimes {
+    std::vector<double> passed;
+    std::vector<double> worked;  ///< by both sides
+};
+
+void attach_once(const ServiceThread& service, bool takes_batches, AttachTimes& times) {
+    const auto start = Clock::now();
+    const double worked = process_seconds();
+    const AttachCall call{.share = "bench", .is_session = true, .takes_batches = takes_batches};
+    auto control = control::Client::connect(service.control(), 10'000).value();
+    auto answer = control.call("share.attach", to_json(call)).value();
+    const auto link =
+        enter_link(std::move(answer), {.share = "bench"}, Deadline{std::chrono::milliseconds{10'000}});
+    GM_CHECK(link.has_value());
+    times.passed.push_back(seconds_since(start));
+    times.worked.push_back(process_seconds() - worked);
+}
+
+void attach(benchmark::State& state) {
+    const ServiceThread service{{.slots = 16, .vectors = 1}};
+    if (!service.failure().empty()) return state.SkipWithError(service.failure().c_str());
+    AttachTimes together;
+    AttachTimes apart;
+    for ([[maybe_unused]] auto turn : state) {
+        attach_once(service, false, apart);
+        service.wait_until_empty();
+        attach_once(service, true, together);
+        service.wait_until_empty();
+        state.SetIterationTime(together.passed.back());
+    }
+    state.counters["us_together"] = median(together.passed) * 1e6;
+    state.counters["us_apart"] = median(apart.passed) * 1e6;
+    state.counters["cpu_us_together"] = median(together.worked) * 1e6;
+    state.counters["cpu_us_apart"] = median(apart.worked) * 1e6;
+}
+
 }  // namespace
 
+BENCHMARK(attach)->Iterations(2000)->UseManualTime()->Unit(benchmark::kMicrosecond);
 BENCHMARK(join)
     ->ArgNames({"slots", "vectors"})
     ->ArgsProduct({{1, 16, 256, 1000}, {1, 4}})

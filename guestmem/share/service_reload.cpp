@@ -53,11 +53,11 @@ Result<void> Service::State::check_reload(const ServiceConfig& next) {
         if (hall->share().config().is_dynamic)
             return refuse(fmt::format(
                 "share '{}' was made by a client, and the file has one of the same name", share.name));
-        if (!hall->peers().empty())
+        if (!hall->is_unused())
             return refuse(fmt::format(
                 "share '{}': the file changes it, and peers are there ({}): only rights and sockets "
                 "can change under them",
-                share.name, hall->peers().size()));
+                share.name, hall->peers().size() + hall->holders().size()));
     }
     const std::uint64_t needed = descriptors_needed(next);
     if (needed > descriptor_limit())

@@ -88,6 +88,7 @@ private:
     void close_office(const std::string& path);
     [[nodiscard]] Result<std::uint32_t> admit(const DoorConfig& door, Entrant& entrant);
     [[nodiscard]] Result<std::uint32_t> admit_tool(Hall& hall, Entrant entrant);
+    [[nodiscard]] Result<void> admit_holder(Hall& hall, Entrant entrant);
     [[nodiscard]] Result<control::Outcome> answer(const Office& office, const PeerCredentials& caller,
                                                   const control::Request& request);
     void warn_of_read_only_doors();
@@ -117,6 +118,16 @@ private:
     /// Classic ids of peers that could not be taken over.
     using GonePeers = std::vector<std::pair<Hall*, std::uint32_t>>;
     void take_over_connection(Heritage& heritage, ConnectionRecord& record, GonePeers& gone);
+    /// Doorbells that belong to a connection, as the keeper gave them.
+    struct ConnectionBells {
+        std::vector<KeptKey> keys;
+        std::vector<Fd> fds;
+        SenderSet receivers;  ///< stable ids: towards whom they are
+    };
+    [[nodiscard]] static Entrant entrant_of(ConnectionRecord& record);
+    [[nodiscard]] static ConnectionBells take_bells(Heritage& heritage, const ConnectionRecord& record,
+                                                    const Share& share);
+    [[nodiscard]] Result<void> resume(Hall& hall, Entrant& entrant, ConnectionBells bells);
     void forget_orphans(Heritage& heritage);
 
     // service_reload.cpp

@@ -27,6 +27,7 @@
 #include "guestmem/share/calls.hpp"
 #include "guestmem/share/ivshmem/client.hpp"
 #include "guestmem/share/keeper/testing/keeper_fixtures.hpp"
+#include "guestmem/share/pair_bells.hpp"
 #include "guestmem/sys/testing/fault_loop.hpp"
 
 namespace guestmem::share {
@@ -422,8 +423,9 @@ TEST_F(ServiceLife, DescriptorsAreCountedWithSessionsAndAnswers) {
     two.shares[0].slots = one.shares[0].slots + 1;
     fill_in_limits(one);
     fill_in_limits(two);
-    // Two doorbells, a connection, a session's bell, a sender page to write and one to read.
-    EXPECT_EQ(descriptors_needed(two) - descriptors_needed(one), 2U + 1U + 1U + 2U);
+    // Two doorbells, a connection, a session's bell, a sender page to write and one to read; doorbells of pairs.
+    EXPECT_EQ(descriptors_needed(two) - descriptors_needed(one),
+              2U + 1U + 1U + 2U + most_pair_bells(two.shares[0]) - most_pair_bells(one.shares[0]));
     // An answer of seven in place of one with two; and a page more in each of the three others.
     EXPECT_EQ(descriptors_in_answers(two) - descriptors_in_answers(one), (3U + 4U - 2U) + 3U);
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <functional>
+#include <iterator>
 #include <utility>
 
 #include "guestmem/share/service_state.hpp"
@@ -180,7 +181,7 @@ void Service::State::fit_shares_to_configuration() {
             hall.retire();
         }
         if (is_wanted && !hall.is_retired() && !is_same_share(*wanted, config)) {
-            if (hall.peers().empty()) {
+            if (hall.is_unused()) {
                 replaced.push_back(&hall);
                 continue;
             }
@@ -210,44 +211,29 @@ bool Service::State::has_less_right(const Entrant& entrant, const std::string& s
 }
 
 void Service::State::take_over_connection(Heritage& heritage, ConnectionRecord& record, GonePeers& gone) {
-    Entrant entrant{.stream = {},
-                    .who = {record.pid, record.uid, record.gid},
-                    .vm = record.vm.get(),
-                    .door = record.door.get(),
-                    .own_slots = {}};
-    entrant.is_tool = record.is_tool != 0;
-    entrant.record = &record;
-    entrant.number = record.number;
-    entrant.permissions = {.may_attach = true,
-                           .may_create = false,
-                           .may_notify = record.may_notify != 0,
-                           .is_read_only = record.is_read_only != 0};
+    Entrant entrant = entrant_of(record);
     Hall* hall = nullptr;
     for (Hall& candidate : registry_->halls())
         if (candidate.share().number() == record.share) hall = &candidate;
     const bool is_admitted = record.stage.load() == ConnectionStage::admitted;
+    const bool is_hold = is_admitted && record.is_tool == holding_tool;
     const std::uint32_t id = record.id;
-
-    std::vector<Fd> bells;
-    const ShareConfig* const share = hall == nullptr ? nullptr : &hall->share().config();
-    for (std::uint32_t vector = 0;
-         is_admitted && share != nullptr && share->ids == IdPolicy::classic && vector < share->vectors;
-         ++vector)
-        bells.push_back(heritage.take(hall->share().doorbell_key(id, vector)));
+    ConnectionBells bells;
+    if (is_admitted && !is_hold && hall != nullptr) bells = take_bells(heritage, record, hall->share());
     if (record.has_bell != 0 && is_admitted)
         if (Fd bell = heritage.take({KeptKind::bell, 0, record.number}); bell.is_open())
             entrant.bell = EventFd::believe(std::move(bell));
 
-    const auto count_bells = static_cast<std::uint32_t>(bells.size());
+    std::vector<KeptKey> keys = bells.keys;
     const auto lose = [&](std::string_view why) {
         say(LogLevel::warning,
             fmt::format("{} with id {} cannot be taken over and is closed: {}", entrant.to_text(), id, why));
         // Those who knew it are told when all of them are here.
-        if (is_admitted && hall != nullptr && record.is_announced.load() != 0) gone.emplace_back(hall, id);
-        std::vector<KeptKey> keys{{KeptKind::connection, 0, entrant.number},
-                                  {KeptKind::bell, 0, entrant.number}};
-        for (std::uint32_t vector = 0; vector < count_bells; ++vector)
-            keys.push_back(hall->share().doorbell_key(id, vector));
+        const bool is_classic = hall != nullptr && hall->share().config().ids == IdPolicy::classic;
+        if (is_admitted && !is_hold && is_classic && record.announced.load() != 0)
+            gone.emplace_back(hall, id);
+        keys.push_back({KeptKind::connection, 0, entrant.number});
+        keys.push_back({KeptKind::bell, 0, entrant.number});
         legacy_->forget(keys, loop_.now_ms());
         legacy_->journal().remove(record);
         entrant.record = nullptr;
@@ -265,15 +251,59 @@ void Service::State::take_over_connection(Heritage& heritage, ConnectionRecord& 
         return reception_->greet_again(std::move(entrant));
     }
     if (hall == nullptr) return lose("its share is gone");
-    if (record.is_told.load() == 0 && has_less_right(entrant, share->name))
-        return lose("it has lost its right in the midst of its handshake");
-    std::shared_ptr<const Doorbells> doorbells;
-    if (!bells.empty()) {
-        auto whole = adopt_doorbells(id, std::move(bells));
-        if (!whole) return lose(whole.error().message());
-        doorbells = std::move(*whole);
+    const Result<void> resumed =
+        is_hold ? hall->resume_hold(entrant) : resume(*hall, entrant, std::move(bells));
+    if (!resumed) lose(resumed.error().message());
+}
+
+Entrant Service::State::entrant_of(ConnectionRecord& record) {
+    Entrant entrant{.stream = {},
+                    .who = {record.pid, record.uid, record.gid},
+                    .vm = record.vm.get(),
+                    .door = record.door.get(),
+                    .own_slots = {}};
+    entrant.is_tool = record.is_tool != 0;
+    entrant.record = &record;
+    entrant.number = record.number;
+    entrant.permissions = {.may_attach = true,
+                           .may_create = false,
+                           .may_notify = record.may_notify != 0,
+                           .is_read_only = record.is_read_only != 0};
+    return entrant;
+}
+
+/// Of classic ids the connection's own, else those of its pairs.
+Service::State::ConnectionBells Service::State::take_bells(Heritage& heritage, const ConnectionRecord& record,
+                                                           const Share& share) {
+    const ShareConfig& config = share.config();
+    ConnectionBells bells;
+    if (config.ids == IdPolicy::classic) {
+        for (std::uint32_t vector = 0; vector < config.vectors; ++vector)
+            bells.keys.push_back(share.doorbell_key(record.id, vector));
+    } else if (can_have_pairs(config)) {
+        bells.receivers = SenderSet{record.announced.load()};
+        bells.keys = pair_bell_keys(config, share.number(), record.id, bells.receivers);
     }
-    if (auto resumed = hall->resume(entrant, std::move(doorbells)); !resumed) lose(resumed.error().message());
+    for (const KeptKey& key : bells.keys) bells.fds.push_back(heritage.take(key));
+    return bells;
+}
+
+/// On success the entrant is the hall's.
+Result<void> Service::State::resume(Hall& hall, Entrant& entrant, ConnectionBells bells) {
+    const ConnectionRecord& record = *entrant.record;
+    const ShareConfig& config = hall.share().config();
+    if (record.is_told.load() == 0 && has_less_right(entrant, config.name))
+        return Error{Errc::permission_denied, "it has lost its right in the midst of its handshake"};
+    std::shared_ptr<const Doorbells> own;
+    if (config.ids == IdPolicy::classic) {
+        own = GM_TRY(adopt_doorbells(record.id, std::move(bells.fds)));
+    } else {
+        entrant.pairs = GM_TRY(PairBells::adopt(config, bells.receivers, std::move(bells.fds)));
+        entrant.hears_senders = can_have_pairs(config) && record.has_bell == 2;
+        // A session that has doorbells of its own did not count.
+        entrant.counts_rings = bells.receivers.none() && record.has_bell != 0;
+    }
+    return hall.resume(entrant, std::move(own));
 }
 
 /// What has no record was on its way in or out when the instance before ended: nobody counts on it.

@@ -56,6 +56,8 @@ struct Session::State {
     bool is_lost = false;
     SessionChanges untold;
     std::deque<PeerNotice> notices;
+    SenderSet heard;         ///< who rang without counting, and was not told yet
+    std::vector<Kick> late;  ///< of callers that have left, for the next wait
     bool has_dropped_notices = false;
     Deadline next_try{milliseconds{0}};
     std::uint64_t retry_ms = min_retry_ms;
@@ -70,7 +72,11 @@ struct Session::State {
     Result<void> look_at_presence();
     Result<void> come_back();
     void lose();
-    void note(const Notice& notice);
+    Result<void> note(const Notice& notice);
+    Result<void> watch_caller(const Notice& notice);
+    Result<void> end_callers();
+    Result<void> take_from_callers(std::span<const std::uint32_t> vectors, std::size_t first_index);
+    void count_kicks(std::uint32_t vector, std::uint64_t count);
     [[nodiscard]] bool is_present(std::uint32_t peer) const {
         return link.presence.is_present(peer) ||
                (link.is_classic && link.client.table().find(peer) != nullptr);
@@ -106,6 +112,8 @@ Result<void> Session::State::install(SessionLink next) {
     if (!is_same) ++memory_generation;
     ++generation;
     link = std::move(next);
+    heard.reset();
+    late.clear();
     is_lost = false;
     untold.is_lost = false;
     untold.is_reattached = true;
@@ -144,25 +152,49 @@ void Session::State::lose() {
     next_try = Deadline{milliseconds{0}};
 }
 
-void Session::State::note(const Notice& notice) {
+/// A kick that came before is seen as soon as its doorbell is in the set.
+Result<void> Session::State::watch_caller(const Notice& notice) {
+    if (!has_view) return {};
+    return link.vectors.add(link.client.table().callers().at(notice.id).at(notice.vector).view());
+}
+
+/// What a caller rang before it left is still told in its name.
+Result<void> Session::State::end_callers() {
+    for (const PastCaller& past : link.client.table().take_past_callers()) {
+        for (std::uint32_t vector = 0; vector < past.bells.size(); ++vector) {
+            const EventFd& bell = past.bells[vector];
+            if (has_view) link.vectors.remove(bell.view());
+            const std::uint64_t count = GM_TRY(bell.drain());
+            if (count == 0) continue;
+            heard.set(past.id % max_senders);
+            if (vector < link.facts.vectors) late.push_back({.vector = vector, .count = count});
+        }
+    }
+    return {};
+}
+
+Result<void> Session::State::note(const Notice& notice) {
+    if (notice.kind == NoticeKind::caller) return watch_caller(notice);
+    if (notice.kind == NoticeKind::caller_over) return end_callers();
     const bool has_come = notice.kind == NoticeKind::doorbell && notice.vector == 0;
-    if (!has_come && notice.kind != NoticeKind::gone) return;
+    if (!has_come && notice.kind != NoticeKind::gone) return {};
     if (notices.size() == max_peer_notices) {
         notices.pop_front();
         has_dropped_notices = true;
     }
     notices.push_back({.id = notice.id, .has_come = has_come});
     untold.has_presence_changed = true;
+    return {};
 }
 
 Result<void> Session::State::look_at_stream() {
     for (int count = 0; !is_lost && count < max_messages_a_look; ++count) {
-        if (!GM_TRY(poll_readable(link.client.view(), 0))) break;
+        if (!link.client.has_more() && !GM_TRY(poll_readable(link.client.view(), 0))) break;
         const auto notice = link.client.receive(0);
         if (!notice) {
             lose();
         } else if (*notice) {
-            note(**notice);
+            GM_TRY(note(**notice));
         }
     }
     return {};
@@ -219,7 +251,9 @@ Result<Session> Session::attach(const SessionOptions& options) {
                                                  .ringer = std::move(ringer),
                                                  .seen_presence = seen_presence,
                                                  .untold = {},
-                                                 .notices = {}})};
+                                                 .notices = {},
+                                                 .heard = {},
+                                                 .late = {}})};
 }
 
 const SessionOptions& Session::options() const { return state_->options; }
@@ -265,16 +299,46 @@ Result<void> Session::ring(std::uint32_t peer, std::uint32_t vector) {
     return state_->options.ring == RingStyle::looks_first ? bell.ring() : bell.kick();
 }
 
+void Session::State::count_kicks(std::uint32_t vector, std::uint64_t count) {
+    const auto known = std::ranges::find(kicks, vector, &Kick::vector);
+    if (known == kicks.end()) {
+        kicks.push_back({.vector = vector, .count = count});
+    } else {
+        known->count += count;
+    }
+}
+
+/// In the order in which await() has added them.
+Result<void> Session::State::take_from_callers(std::span<const std::uint32_t> vectors, std::size_t index) {
+    for (const auto& [id, bells] : link.client.table().callers()) {
+        for (std::size_t at = 0; at < count_of(vectors); ++at) {
+            const std::uint32_t vector = vector_of(vectors, at);
+            if (vector >= bells.size() || !awaited.is_ready(index++)) continue;
+            const std::uint64_t count = GM_TRY(bells[vector].drain());
+            if (count == 0) continue;
+            heard.set(id % max_senders);
+            count_kicks(vector, count);
+        }
+    }
+    return {};
+}
+
 Result<void> Session::State::take_kicks(std::span<const std::uint32_t> vectors) {
     kicks.clear();
+    std::erase_if(late, [&](const Kick& kick) {
+        const bool is_wanted = vectors.empty() || std::ranges::find(vectors, kick.vector) != vectors.end();
+        if (is_wanted) count_kicks(kick.vector, kick.count);
+        return is_wanted;
+    });
     const std::vector<EventFd>& bells = link.own_bells();
     for (std::size_t index = 0; index < count_of(vectors); ++index) {
         if (!awaited.is_ready(index)) continue;
         const std::uint32_t vector = vector_of(vectors, index);
         const std::uint64_t count = GM_TRY(bells[vector].drain());
-        if (count != 0) kicks.push_back({.vector = vector, .count = count});
+        if (count != 0) count_kicks(vector, count);
     }
-    return {};
+    // Behind the vectors, the stream and the bell.
+    return take_from_callers(vectors, count_of(vectors) + 2);
 }
 
 /// The vectors, and what else is wanted: the stream, the bell.
@@ -283,9 +347,13 @@ Result<std::size_t> Session::State::await(const WaitOptions& wanted, bool is_bri
     awaited.clear();
     for (std::size_t index = 0; index < count_of(wanted.vectors); ++index)
         awaited.add(bells[vector_of(wanted.vectors, index)].view());
-    if (!is_brief) awaited.add(stream());
-    if (wanted.is_for_changes) awaited.add(link.bell.view());
-    return awaited.wait(timeout_ms);
+    awaited.add(is_brief ? FdView{} : stream());
+    awaited.add(wanted.is_for_changes ? link.bell.view() : FdView{});
+    for (const auto& [id, callers] : link.client.table().callers())
+        for (std::size_t index = 0; index < count_of(wanted.vectors); ++index)
+            if (const std::uint32_t vector = vector_of(wanted.vectors, index); vector < callers.size())
+                awaited.add(callers[vector].view());
+    return awaited.wait(late.empty() ? timeout_ms : 0);
 }
 
 bool Session::State::has_to_tell(const WaitOptions& wanted) const {
@@ -387,6 +455,11 @@ FdView Session::vector_view(std::uint32_t vector) const {
     return vector < facts().vectors ? state_->link.own_bells()[vector].view() : FdView{};
 }
 
+Result<Fd> Session::duplicate_vector(std::uint32_t vector) const {
+    if (vector < facts().vectors) return state_->link.own_bells()[vector].duplicate();
+    return Error{Errc::out_of_range, fmt::format("share '{}': no vector {}", options().share, vector)};
+}
+
 FdView Session::doorbell_view(std::uint32_t peer, std::uint32_t vector) const {
     const auto* bells = state_->link.client.table().find(peer);
     return bells != nullptr && vector < bells->size() ? (*bells)[vector].view() : FdView{};
@@ -400,6 +473,11 @@ std::vector<std::uint32_t> Session::doorbell_peers() const {
 
 FdView Session::changes_view() const { return state_->changes.view(); }
 FdView Session::view() const { return state_->watch_all() ? state_->all.view() : FdView{}; }
+
+SenderSet Session::take_senders() {
+    const SenderSet counted = state_->link.senders ? state_->link.senders->take() : SenderSet{};
+    return counted | std::exchange(state_->heard, {});
+}
 
 SenderPages* Session::senders() { return state_->link.senders ? &*state_->link.senders : nullptr; }
 

@@ -65,6 +65,11 @@ struct SessionOptions {
     /// Memory in a file can be cut short by its other writers, and then raises SIGBUS here.
     bool may_be_unsealed = false;
     bool may_reattach = true;
+    /// take_senders() tells of those, too, who ring without counting (QEMU's guests). Their kicks come through
+    /// doorbells of their own: vector_view() is not readable for them, view() is.
+    bool hears_senders = false;
+    /// Whoever hands doorbell_view() to the kernel does not count in a sender page, and says so here.
+    bool counts_rings = true;
 };
 
 struct SessionFacts {
@@ -153,6 +158,8 @@ public:
 
     /// Readable while that vector has kicks; not open for a vector that is not there. Valid for this generation.
     [[nodiscard]] FdView vector_view(std::uint32_t vector) const;
+    /// Another descriptor of the same, which outlives this generation.
+    [[nodiscard]] Result<Fd> duplicate_vector(std::uint32_t vector) const;
     /// What a write of 1 rings that peer by, for whoever hands it to the kernel; not open where ring() is an error. The
     /// peer's id need not be there. Valid for this generation.
     [[nodiscard]] FdView doorbell_view(std::uint32_t peer, std::uint32_t vector) const;
@@ -166,6 +173,9 @@ public:
     /// Who rang whom, on shares of at most max_senders slots; nullptr on others and for who may not notify. Of the
     /// last attach.
     [[nodiscard]] SenderPages* senders();
+    /// Who rang this session since the last time: those who count in their pages and, with `hears_senders`, those who
+    /// do not, whose kicks a wait has taken. Each is told once.
+    [[nodiscard]] SenderSet take_senders();
 
 private:
     struct State;

@@ -32,7 +32,7 @@ Result<void> receive_handshake(Client& client, const SessionReply& reply, const 
                                      reply.slot, *table.own_id())};
         const auto* own = table.find(reply.slot);
         if (table.memory().is_open() && own != nullptr && own->size() >= reply.vectors) return {};
-        const bool has_come = GM_TRY(client.receive(milliseconds_left(deadline))).has_value();
+        const bool has_come = GM_TRY(client.receive_ahead(milliseconds_left(deadline))).has_value();
         if (!has_come || deadline.has_passed())
             return Error{Errc::timed_out, "the ivshmem handshake did not end in time"};
     }
@@ -115,7 +115,10 @@ AttachCall call_of(const SessionOptions& options) {
             .size_bytes = unless_zero(options.size_bytes),
             .vectors = unless_zero(options.vectors),
             .slots = unless_zero(options.slots),
-            .slot = options.slot};
+            .slot = options.slot,
+            .hears_senders = options.hears_senders,
+            .counts_rings = options.counts_rings,
+            .takes_batches = true};
 }
 
 Result<SessionLink> attach_once(const SessionOptions& options, const Deadline& deadline, bool& was_there) {
@@ -132,6 +135,7 @@ Result<SessionLink> enter_link(control::ClientAnswer answer, const SessionOption
     const SessionReply reply = GM_TRY(parse_session_reply(answer.result));
     GM_TRY(check_reply(reply, answer.fds.size(), options));
     Client client = GM_TRY(Client::adopt(std::move(answer.fds[0])));
+    if (options.hears_senders) client.table().expect_callers();
     PresenceReader presence = GM_TRY(PresenceReader::map(answer.fds[1]));
     EventFd bell = GM_TRY_CONTEXT(EventFd::adopt(std::move(answer.fds[2])), "presence bell");
     auto senders = GM_TRY(map_senders(reply, std::span{answer.fds}.subspan(session_fds)));
@@ -164,6 +168,8 @@ Result<void> watch_vectors(SessionLink& link) {
     WaitSet vectors = GM_TRY(WaitSet::create());
     for (const EventFd& bell : std::span{link.own_bells()}.first(link.facts.vectors))
         GM_TRY(vectors.add(bell.view()));
+    for (const auto& [id, callers] : link.client.table().callers())
+        for (const EventFd& bell : callers) GM_TRY(vectors.add(bell.view()));
     link.vectors = std::move(vectors);
     return {};
 }

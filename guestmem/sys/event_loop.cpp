@@ -4,18 +4,30 @@
 #include <fmt/format.h>
 #include <pthread.h>
 #include <sys/epoll.h>
-#include <systemd/sd-event.h>
-#include <systemd/sd-id128.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
 #include <csignal>
-#include <ctime>
-#include <exception>
+#include <deque>
+#include <limits>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "guestmem/sys/faults.hpp"
 
 namespace guestmem {
 namespace detail {
+
+using Clock = std::chrono::steady_clock;
 
 /// The handlers stand in shared blocks: a handler that destroys its own source must outlive the call.
 struct Handlers {
@@ -24,38 +36,62 @@ struct Handlers {
 };
 
 struct LoopState {
-    sd_event* loop = nullptr;
-    /// What a handler threw: C frames of sd-event stand between it and run(), which throws it again.
-    std::exception_ptr thrown;
-    ~LoopState() { sd_event_unref(loop); }
+    Fd epoll;
+    /// What the kernel names is looked up here: a source may be gone by the time its turn comes.
+    std::unordered_map<std::uint64_t, SourceState*> sources;
+    std::multimap<Clock::time_point, SourceState*> timers;
+    std::deque<std::uint64_t> late;  ///< ready, and waiting for a moment when no other is
+    std::uint64_t next_number = 0;
+    Clock::time_point round{};  ///< when it began
+    bool is_stopped = false;
 };
 
 struct SourceState {
-    LoopState* loop = nullptr;
-    sd_event_source* source = nullptr;
+    explicit SourceState(LoopState& owner) : loop(&owner), number(owner.next_number++) {}
+    SourceState(const SourceState&) = delete;
+    SourceState& operator=(const SourceState&) = delete;
+    ~SourceState() {
+        stop_timer();
+        if (!fd) return;
+        ::epoll_ctl(loop->epoll.view().number(), EPOLL_CTL_DEL, fd->number(), nullptr);
+        loop->sources.erase(number);
+    }
+
+    void start_timer(std::uint64_t delay_ms) {
+        // Beyond that a clock of 64 bits has no time.
+        constexpr std::uint64_t longest_ms = std::uint64_t{1} << 40;
+        stop_timer();
+        const std::chrono::milliseconds delay{std::min(delay_ms, longest_ms)};
+        timer = loop->timers.emplace(Clock::now() + delay, this);
+    }
+    void stop_timer() {
+        if (timer) loop->timers.erase(*std::exchange(timer, std::nullopt));
+    }
+
+    LoopState* loop;
+    std::uint64_t number;
     std::shared_ptr<Handlers> handlers = std::make_shared<Handlers>();
-    ~SourceState() { sd_event_source_disable_unref(source); }
+    std::optional<FdView> fd;  ///< waited for
+    Fd signals;                ///< a signal's own descriptor
+    Turn turn = Turn::normal;
+    std::uint32_t waiting = 0;  ///< of a late one: what it is ready for
+    std::optional<std::multimap<Clock::time_point, SourceState*>::iterator> timer;
 };
 
 }  // namespace detail
 
 namespace {
 
-constexpr std::uint64_t microseconds_per_ms = 1000;
+using detail::Clock;
+using detail::LoopState;
+using detail::SourceState;
 
-std::shared_ptr<detail::Handlers> handlers_of(void* userdata) {
-    return static_cast<detail::SourceState*>(userdata)->handlers;
-}
+constexpr std::size_t max_batch = 64;
 
-/// sd-event answers with a negative errno; the injector pretends one.
+/// What always works here can be pretended to fail, too: callers are ready for a loop that refuses.
 template <typename Function>
 int loop_call(Function&& function) {
-    return checked_call(SysCall::event_loop, [&] {
-        const int status = function();
-        if (status >= 0) return status;
-        errno = -status;
-        return -1;
-    });
+    return checked_call(SysCall::event_loop, std::forward<Function>(function));
 }
 
 std::uint32_t to_epoll(IoEvents events) {
@@ -64,34 +100,116 @@ std::uint32_t to_epoll(IoEvents events) {
            (events == IoEvents::both_on_change ? static_cast<std::uint32_t>(EPOLLET) : 0U);
 }
 
-/// Runs a handler; nothing is thrown through sd-event.
-template <typename Function>
-int guarded(void* userdata, Function&& function) noexcept {
-    detail::LoopState* const state = static_cast<detail::SourceState*>(userdata)->loop;
-    const auto handlers = handlers_of(userdata);
-    try {
-        function(*handlers);
-    } catch (...) {
-        state->thrown = std::current_exception();
-        sd_event_exit(state->loop, 0);
-    }
+IoEvents from_epoll(std::uint32_t events) {
+    const bool is_readable = (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0;
+    const bool is_writable = (events & EPOLLOUT) != 0;
+    return static_cast<IoEvents>((is_readable ? 1 : 0) | (is_writable ? 2 : 0));
+}
+
+int control(const SourceState& source, FdView fd, int operation, std::uint32_t events) {
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = source.number;
+    return loop_call(
+        [&] { return ::epoll_ctl(source.loop->epoll.view().number(), operation, fd.number(), &event); });
+}
+
+/// Has the loop wait for it; the source is the loop's from here on.
+int watch(SourceState& source, FdView fd, std::uint32_t events) {
+    if (const int status = control(source, fd, EPOLL_CTL_ADD, events); status < 0) return status;
+    source.fd = fd;
+    source.loop->sources.emplace(source.number, &source);
     return 0;
 }
 
-int on_io(sd_event_source*, int, std::uint32_t revents, void* userdata) {
-    const bool readable = (revents & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0;
-    const bool writable = (revents & EPOLLOUT) != 0;
-    return guarded(userdata, [&](detail::Handlers& handlers) {
-        handlers.on_io(static_cast<IoEvents>((readable ? 1 : 0) | (writable ? 2 : 0)));
-    });
+void dispatch(SourceState& source, std::uint32_t events) {
+    const auto handlers = source.handlers;
+    if (!source.signals.is_open()) return handlers->on_io(from_epoll(events));
+    signalfd_siginfo info{};
+    if (::read(source.signals.view().number(), &info, sizeof info) == sizeof info) handlers->on_event();
 }
 
-int on_timer(sd_event_source*, std::uint64_t, void* userdata) {
-    return guarded(userdata, [](detail::Handlers& handlers) { handlers.on_event(); });
+SourceState* find(const LoopState& loop, std::uint64_t number) {
+    const auto found = loop.sources.find(number);
+    return found == loop.sources.end() ? nullptr : found->second;
 }
 
-int on_signal(sd_event_source*, const signalfd_siginfo*, void* userdata) {
-    return guarded(userdata, [](detail::Handlers& handlers) { handlers.on_event(); });
+/// How long the kernel may wait: rounded up, so that no timer is early.
+int wait_ms(const LoopState& loop, std::optional<std::uint64_t> limit_ms) {
+    constexpr auto longest = static_cast<std::uint64_t>(std::numeric_limits<int>::max());
+    if (!loop.timers.empty()) {
+        const auto left = loop.timers.begin()->first - Clock::now();
+        const auto left_ms = std::chrono::ceil<std::chrono::milliseconds>(left).count();
+        const std::uint64_t until = left_ms < 0 ? 0 : static_cast<std::uint64_t>(left_ms);
+        limit_ms = std::min(limit_ms.value_or(until), until);
+    }
+    return limit_ms ? static_cast<int>(std::min(*limit_ms, longest)) : -1;
+}
+
+/// Serves what the kernel names, but for the late ones, which are put in their line; whether any was served.
+bool serve_ready(LoopState& loop, std::span<const epoll_event> ready) {
+    bool has_served = false;
+    for (const epoll_event& event : ready) {
+        SourceState* const source = find(loop, event.data.u64);
+        if (source == nullptr) continue;
+        if (source->turn == Turn::late) {
+            if (source->waiting == 0) loop.late.push_back(source->number);
+            source->waiting |= event.events;
+            continue;
+        }
+        has_served = true;
+        dispatch(*source, event.events);
+        if (loop.is_stopped) break;
+    }
+    return has_served;
+}
+
+bool serve_timers(LoopState& loop) {
+    bool has_served = false;
+    // One that is started again in its handler has its turn in another round.
+    const auto due = loop.timers.upper_bound(loop.round);
+    auto left = std::distance(loop.timers.begin(), due);
+    for (; left > 0 && !loop.is_stopped && !loop.timers.empty(); --left) {
+        const auto first = loop.timers.begin();
+        if (first->first > loop.round) break;
+        SourceState& source = *first->second;
+        source.stop_timer();
+        const auto handlers = source.handlers;
+        has_served = true;
+        handlers->on_event();
+    }
+    return has_served;
+}
+
+void serve_late(LoopState& loop) {
+    while (!loop.late.empty()) {
+        SourceState* const source = find(loop, loop.late.front());
+        loop.late.pop_front();
+        const std::uint32_t events = source == nullptr ? 0 : std::exchange(source->waiting, 0);
+        if (events == 0) continue;
+        return dispatch(*source, events);
+    }
+}
+
+Result<void> run_round(LoopState& loop, std::optional<std::uint64_t> limit_ms) {
+    std::array<epoll_event, max_batch> ready{};
+    while (!loop.is_stopped) {
+        const bool has_late = !loop.late.empty();
+        const int count =
+            ::epoll_wait(loop.epoll.view().number(), ready.data(), static_cast<int>(ready.size()),
+                         has_late ? 0 : wait_ms(loop, limit_ms));
+        if (count < 0 && errno != EINTR) return Error::from_errno(errno, "wait for events");
+        loop.round = Clock::now();
+        const auto all = static_cast<std::size_t>(std::max(count, 0));
+        const bool has_served = serve_ready(loop, {ready.data(), all});
+        if (loop.is_stopped || serve_timers(loop) || has_served) return {};
+        if (has_late) {
+            serve_late(loop);
+            return {};
+        }
+        if (loop.late.empty()) return {};
+    }
+    return {};
 }
 
 }  // namespace
@@ -103,19 +221,17 @@ EventSource& EventSource::operator=(EventSource&&) noexcept = default;
 EventSource::~EventSource() = default;
 
 Result<void> EventSource::set_events(IoEvents events) {
-    if (loop_call([&] { return sd_event_source_set_io_events(state_->source, to_epoll(events)); }) < 0)
+    // What it was ready for counts no more: the kernel is asked again.
+    state_->waiting = 0;
+    if (control(*state_, *state_->fd, EPOLL_CTL_MOD, to_epoll(events)) < 0)
         return Error::from_errno(errno, "change what a descriptor waits for");
     return {};
 }
 
 Result<void> EventSource::restart(std::uint64_t delay_ms) {
     if (state_ == nullptr) return Error{Errc::unavailable, "a timer that is no more cannot be started again"};
-    if (loop_call([&] {
-            const int status =
-                sd_event_source_set_time_relative(state_->source, delay_ms * microseconds_per_ms);
-            return status < 0 ? status : sd_event_source_set_enabled(state_->source, SD_EVENT_ONESHOT);
-        }) < 0)
-        return Error::from_errno(errno, "restart a timer");
+    if (loop_call([] { return 0; }) < 0) return Error::from_errno(errno, "restart a timer");
+    state_->start_timer(delay_ms);
     return {};
 }
 
@@ -126,76 +242,61 @@ EventLoop::~EventLoop() = default;
 
 Result<EventLoop> EventLoop::create() {
     auto state = std::make_unique<detail::LoopState>();
-    if (loop_call([&] { return sd_event_new(&state->loop); }) < 0)
-        return Error::from_errno(errno, "make an event loop");
-    // The first timer that is waited for asks for it, and it is kept for the thread: asked for while a file can still
-    // be opened, it is not when a filter of system calls forbids that. Without it timers are spread otherwise.
-    sd_id128_t boot{};
-    static_cast<void>(sd_id128_get_boot(&boot));
+    state->epoll = Fd{loop_call([] { return ::epoll_create1(EPOLL_CLOEXEC); })};
+    if (!state->epoll.is_open()) return Error::from_errno(errno, "make an event loop");
     return EventLoop{std::move(state)};
 }
 
 Result<EventSource> EventLoop::add_io(FdView fd, IoEvents events, std::function<void(IoEvents)> handler,
                                       Turn turn) {
-    auto state = std::make_unique<detail::SourceState>();
-    state->loop = state_.get();
+    auto state = std::make_unique<detail::SourceState>(*state_);
     state->handlers->on_io = std::move(handler);
-    if (loop_call([&] {
-            return sd_event_add_io(state_->loop, &state->source, fd.number(), to_epoll(events), &on_io,
-                                   state.get());
-        }) < 0)
+    state->turn = turn;
+    if (watch(*state, fd, to_epoll(events)) < 0)
         return Error::from_errno(errno, fmt::format("wait for descriptor {}", fd.number()));
-    if (turn == Turn::late &&
-        loop_call([&] { return sd_event_source_set_priority(state->source, SD_EVENT_PRIORITY_IDLE); }) < 0)
-        return Error::from_errno(errno, fmt::format("give descriptor {} its turn", fd.number()));
     return EventSource{std::move(state)};
 }
 
 Result<EventSource> EventLoop::add_timer(std::uint64_t delay_ms, std::function<void()> handler) {
-    auto state = std::make_unique<detail::SourceState>();
-    state->loop = state_.get();
+    if (loop_call([] { return 0; }) < 0) return Error::from_errno(errno, "add a timer");
+    auto state = std::make_unique<detail::SourceState>(*state_);
     state->handlers->on_event = std::move(handler);
-    constexpr std::uint64_t accuracy = microseconds_per_ms;
-    if (loop_call([&] {
-            return sd_event_add_time_relative(state_->loop, &state->source, CLOCK_MONOTONIC,
-                                              delay_ms * microseconds_per_ms, accuracy, &on_timer,
-                                              state.get());
-        }) < 0)
-        return Error::from_errno(errno, "add a timer");
+    state->start_timer(delay_ms);
     return EventSource{std::move(state)};
 }
 
 Result<EventSource> EventLoop::add_signal(int signal, std::function<void()> handler) {
-    auto state = std::make_unique<detail::SourceState>();
-    state->loop = state_.get();
+    const std::string what = fmt::format("wait for signal {}", signal);
+    sigset_t set;
+    sigemptyset(&set);
+    if (const int status = pthread_sigmask(SIG_SETMASK, nullptr, &set); status != 0)
+        return Error::from_errno(status, what);
+    if (sigismember(&set, signal) != 1)
+        return Error{Errc::invalid_argument, EBUSY, what + ": it is not blocked: block_signal() comes first"};
+    sigemptyset(&set);
+    sigaddset(&set, signal);
+    auto state = std::make_unique<detail::SourceState>(*state_);
     state->handlers->on_event = std::move(handler);
-    if (loop_call([&] {
-            return sd_event_add_signal(state_->loop, &state->source, signal, &on_signal, state.get());
-        }) < 0)
-        return Error::from_errno(errno, fmt::format("wait for signal {}", signal));
+    state->signals =
+        Fd{checked_call(SysCall::signalfd, [&] { return ::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK); })};
+    if (!state->signals.is_open()) return Error::from_errno(errno, what);
+    if (watch(*state, state->signals.view(), EPOLLIN) < 0) return Error::from_errno(errno, what);
     return EventSource{std::move(state)};
 }
 
 Result<void> EventLoop::run() {
-    const int status = sd_event_loop(state_->loop);
-    if (state_->thrown) std::rethrow_exception(std::exchange(state_->thrown, nullptr));
-    if (status < 0) return Error::from_errno(-status, "run the event loop");
+    while (!state_->is_stopped) GM_TRY(run_round(*state_, std::nullopt));
     return {};
 }
 
-Result<void> EventLoop::run_once(std::uint64_t timeout_ms) {
-    const int status = sd_event_run(state_->loop, timeout_ms * microseconds_per_ms);
-    if (state_->thrown) std::rethrow_exception(std::exchange(state_->thrown, nullptr));
-    if (status < 0) return Error::from_errno(-status, "run the event loop once");
-    return {};
-}
+Result<void> EventLoop::run_once(std::uint64_t timeout_ms) { return run_round(*state_, timeout_ms); }
 
-void EventLoop::stop() { sd_event_exit(state_->loop, 0); }
+void EventLoop::stop() { state_->is_stopped = true; }
 
 std::uint64_t EventLoop::now_ms() const {
-    std::uint64_t now = 0;
-    if (sd_event_now(state_->loop, CLOCK_MONOTONIC, &now) < 0) return 0;
-    return now / microseconds_per_ms;
+    const auto now = state_->round == detail::Clock::time_point{} ? detail::Clock::now() : state_->round;
+    return static_cast<std::uint64_t>(
+        std::chrono::duration_cast<std::chrono::milliseconds>(now.time_since_epoch()).count());
 }
 
 Result<void> block_signal(int signal) {

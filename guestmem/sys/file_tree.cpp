@@ -37,6 +37,9 @@ Result<std::string_view> plain_path(std::string_view path) {
     return path;
 }
 
+/// A bus, a device, a folder in it.
+constexpr std::size_t max_open_folders = 4;
+
 struct SplitPath {
     std::string_view folder;
     std::string_view name;
@@ -46,6 +49,10 @@ SplitPath split(std::string_view path) {
     const std::size_t slash = path.rfind('/');
     if (slash == std::string_view::npos) return {.folder = {}, .name = path};
     return {.folder = path.substr(0, slash), .name = path.substr(slash + 1)};
+}
+
+bool is_below(std::string_view path, std::string_view folder) {
+    return folder.empty() || (path.starts_with(folder) && path.substr(folder.size()).starts_with('/'));
 }
 
 Result<std::string> read_opened(FdView file, std::string_view path, std::size_t limit_bytes) {
@@ -101,13 +108,43 @@ Result<std::optional<Fd>> FileTree::open_below(const std::string& path, int flag
     return Error::from_errno(errno, fmt::format("open {}", path));
 }
 
-/// Whether there is such a folder; folder_ is it then.
+/// In the folder above it if that is open, which saves the kernel the way there.
+Result<std::optional<Fd>> FileTree::open_folder(std::string_view folder, int flags) {
+    const auto [above, name] = split(folder);
+    const bool is_step =
+        !open_.empty() && open_.back().name == above && !name.empty() && name != "." && name != "..";
+    if (!is_step) return open_below(std::string{folder}, flags | O_DIRECTORY);
+    const std::string name_text{name};
+    // Whose root is the machine may go where links lead.
+    const int all_flags = flags | O_DIRECTORY | O_CLOEXEC | (is_contained_ ? O_NOFOLLOW : 0);
+    Fd opened{checked_call(SysCall::open, [&] {
+        return ::openat(open_.back().fd.view().number(), name_text.c_str(), all_flags);
+    })};
+    if (opened.is_open()) return std::optional<Fd>{std::move(opened)};
+    if (errno == ENOENT) return std::optional<Fd>{};
+    // A link is no folder: it is followed by the look-up that cannot leave.
+    return open_below(std::string{folder}, flags | O_DIRECTORY);
+}
+
+/// Closes all but it and those above it.
+void FileTree::leave_others(std::string_view folder) {
+    while (!open_.empty() && open_.back().name != folder && !is_below(folder, open_.back().name))
+        open_.pop_back();
+}
+
+void FileTree::keep(std::string_view folder, Fd opened) {
+    if (open_.size() == max_open_folders) open_.erase(open_.begin());
+    open_.push_back({.name = std::string{folder}, .fd = std::move(opened)});
+}
+
+/// Whether there is such a folder; the last of open_ is it then.
 Result<bool> FileTree::enter(std::string_view folder) {
-    if (folder_ && folder_name_ == folder) return true;
-    folder_.reset();
-    folder_name_ = folder;
-    folder_ = GM_TRY(open_below(folder_name_, O_PATH | O_DIRECTORY));
-    return folder_.has_value();
+    leave_others(folder);
+    if (!open_.empty() && open_.back().name == folder) return true;
+    auto opened = GM_TRY(open_folder(folder, O_PATH));
+    if (!opened) return false;
+    keep(folder, *std::move(opened));
+    return true;
 }
 
 Result<std::optional<std::string>> FileTree::read(std::string_view path, std::size_t limit_bytes) {
@@ -121,7 +158,8 @@ Result<std::optional<std::string>> FileTree::read(std::string_view path, std::si
     int os_error = ELOOP;
     if (!name.empty() && name != "..") {
         Fd opened{checked_call(SysCall::open, [&] {
-            return ::openat(folder_->view().number(), name_text.c_str(), flags | O_NOFOLLOW | O_CLOEXEC);
+            return ::openat(open_.back().fd.view().number(), name_text.c_str(),
+                            flags | O_NOFOLLOW | O_CLOEXEC);
         })};
         os_error = opened.is_open() ? 0 : errno;
         if (opened.is_open()) file = std::move(opened);
@@ -140,7 +178,7 @@ Result<std::optional<std::string>> FileTree::link_target(std::string_view path) 
     const std::string name_text{name};
     std::array<char, max_tree_path_bytes + 1> target;
     const ssize_t count = checked_call(SysCall::readlink, [&] {
-        return ::readlinkat(folder_->view().number(), name_text.c_str(), target.data(), target.size());
+        return ::readlinkat(open_.back().fd.view().number(), name_text.c_str(), target.data(), target.size());
     });
     if (count < 0) {
         if (is_absent(errno) || errno == EINVAL) return std::optional<std::string>{};
@@ -155,7 +193,10 @@ Result<std::optional<std::string>> FileTree::link_target(std::string_view path) 
 Result<std::vector<std::string>> FileTree::list(std::string_view folder, std::size_t limit) {
     const std::string plain{GM_TRY(plain_path(folder))};
     std::vector<std::string> names;
-    const std::optional<Fd> opened = GM_TRY(open_below(plain, O_RDONLY | O_DIRECTORY));
+    // Another one than that which may be open: its names are read from the first on.
+    leave_others(plain);
+    if (!open_.empty() && open_.back().name == plain) open_.pop_back();
+    std::optional<Fd> opened = GM_TRY(open_folder(plain, O_RDONLY));
     if (!opened) return names;
     std::array<char, list_buffer_bytes> buffer;
     for (;;) {
@@ -175,6 +216,7 @@ Result<std::vector<std::string>> FileTree::list(std::string_view folder, std::si
             names.emplace_back(name);
         }
     }
+    keep(plain, *std::move(opened));
     std::ranges::sort(names);
     return names;
 }

@@ -13,7 +13,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -159,15 +158,6 @@ Result<std::uint32_t> group_id(const std::string& name_or_number) {
     if (status != 0) return Error::from_errno(status, fmt::format("look up group '{}'", name_or_number));
     return Error{Errc::not_found, fmt::format("no group '{}' on this host", name_or_number)};
 }
-
-Result<void> notify_ready(const std::string& status) {
-    const std::string state = fmt::format("READY=1\nSTATUS={}", status);
-    const int sent = ::sd_notify(0, state.c_str());
-    if (sent < 0) return Error::from_errno(-sent, "tell the service manager that the service is ready");
-    return {};
-}
-
-void notify_stopping() { ::sd_notify(0, "STOPPING=1"); }
 
 bool is_stderr_journal() {
     const auto stream = environment("JOURNAL_STREAM");

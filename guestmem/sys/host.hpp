@@ -47,11 +47,6 @@ std::uint64_t raise_descriptor_limit();
 [[nodiscard]] Result<std::uint32_t> user_id(const std::string& name_or_number);
 [[nodiscard]] Result<std::uint32_t> group_id(const std::string& name_or_number);
 
-/// Tells the service manager that asked ($NOTIFY_SOCKET) that this process is ready, or is stopping. Nothing
-/// happens when nobody asked.
-[[nodiscard]] Result<void> notify_ready(const std::string& status);
-void notify_stopping();
-
 /// Whether standard error is the journal's stream: $JOURNAL_STREAM is inherited by programs whose error goes elsewhere.
 [[nodiscard]] bool is_stderr_journal();
 

@@ -4,15 +4,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
-#include <cstring>
 #include <string>
 
 #include "guestmem/sys/eventfd.hpp"
@@ -150,37 +146,6 @@ TEST(UserId, SaysWhichNameNobodyHas) {
     EXPECT_FALSE(group_id("nobody-has-this-name"));
     EXPECT_FALSE(user_id(""));
     EXPECT_FALSE(user_id("-1"));
-}
-
-TEST(NotifyReady, IsContentWhenNobodyAsked) {
-    ::unsetenv("NOTIFY_SOCKET");
-    EXPECT_TRUE(notify_ready("listening"));
-}
-
-TEST(NotifyReady, TellsTheManagerThatAsked) {
-    const TempFolder folder;
-    const std::string path = folder.path_of("notify");
-    const Fd manager{::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, path.c_str(), path.size());
-    ASSERT_EQ(::bind(manager.view().number(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
-              0);
-    const Variable socket{"NOTIFY_SOCKET", path};
-    std::array<std::byte, 256> buffer{};
-
-    ASSERT_TRUE(notify_ready("two shares"));
-    const std::size_t count = read_some(manager, buffer).value();
-    EXPECT_EQ(std::string(reinterpret_cast<const char*>(buffer.data()), count), "READY=1\nSTATUS=two shares");
-    notify_stopping();
-
-    EXPECT_EQ(*read_some(manager, buffer), std::string_view{"STOPPING=1"}.size());
-}
-
-TEST(NotifyReady, AManagerThatIsGoneIsAnError) {
-    const TempFolder folder;
-    const Variable socket{"NOTIFY_SOCKET", folder.path_of("nobody")};
-    EXPECT_FALSE(notify_ready("x"));
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 /// The system calls that are left to the share service: a filter in the kernel, for good.
 ///
-/// Concepts: an allow list. It has the calls that the service, libsystemd, the log and the C library make: descriptors,
+/// Concepts: an allow list. It has the calls that the service, its log and the C library make: descriptors,
 /// memory, clocks, threads, fork for a keeper, and local sockets. Where the right depends on an argument, the argument
 /// is looked at.
 /// Contract: from install_service_filter() on, every thread of this process and all its children make only those

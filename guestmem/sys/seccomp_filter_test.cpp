@@ -37,6 +37,7 @@
 #include "guestmem/sys/memfd.hpp"
 #include "guestmem/sys/memory_file.hpp"
 #include "guestmem/sys/privileges.hpp"
+#include "guestmem/sys/service_manager.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
 #include "guestmem/sys/unix_socket.hpp"
 

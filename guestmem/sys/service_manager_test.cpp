@@ -4,11 +4,17 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <cstddef>
+#include <cstring>
 #include <string>
+#include <string_view>
 
 #include "guestmem/sys/eventfd.hpp"
 #include "guestmem/sys/host.hpp"
@@ -97,6 +103,45 @@ TEST(ServiceManager, TooManyDescriptorsInFlightAreAnErrorWhenTheyStay) {
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code(), Errc::timed_out);
     EXPECT_EQ(refused.error().os_error(), ETOOMANYREFS);
+}
+
+TEST(NotifyReady, IsContentWhenNobodyAsked) {
+    ASSERT_FALSE(has_service_manager()) << "the test runs under one: unset NOTIFY_SOCKET";
+    EXPECT_TRUE(notify_ready("listening"));
+    notify_stopping();
+}
+
+TEST(NotifyReady, TellsTheManagerThatAsked) {
+    const FakeServiceManager manager{""};
+    ASSERT_TRUE(notify_ready("two shares"));
+    notify_stopping();
+    ASSERT_TRUE(wait_for_manager(20'000));
+    EXPECT_THAT(manager.messages(), ElementsAre("READY=1\nSTATUS=two shares", "STOPPING=1", "BARRIER=1"));
+}
+
+TEST(NotifyReady, AManagerThatIsGoneOrHasNoAddressIsAnError) {
+    const testing::TempFolder folder;
+    for (const std::string& where : {folder.path_of("nobody"), std::string{"relative"},
+                                     std::string{"vsock:2:1"}, "/" + std::string(200, 'x')}) {
+        ::setenv("NOTIFY_SOCKET", where.c_str(), 1);
+        EXPECT_FALSE(notify_ready("x")) << where;
+        ::unsetenv("NOTIFY_SOCKET");
+    }
+}
+
+TEST(NotifyReady, ReachesAManagerWithAnAbstractName) {
+    const Fd manager{::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    const std::string name = "guestmem-notify-" + std::to_string(::getpid());
+    std::memcpy(address.sun_path + 1, name.data(), name.size());
+    const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+    ASSERT_EQ(::bind(manager.view().number(), reinterpret_cast<const sockaddr*>(&address), size), 0);
+    ::setenv("NOTIFY_SOCKET", ("@" + name).c_str(), 1);
+    EXPECT_TRUE(notify_ready("x"));
+    ::unsetenv("NOTIFY_SOCKET");
+    std::array<std::byte, 64> text{};
+    EXPECT_EQ(read_some(manager, text).value(), std::string_view{"READY=1\nSTATUS=x"}.size());
 }
 
 /// In a child whose descriptors 3 and 4 are /dev/null and an eventfd with one kick.

@@ -23,8 +23,8 @@ inline constexpr std::uint16_t exit = 0xf4;
 }  // namespace ports
 
 /// GSIs of the PCI bus' four lines, behind those of ISA.
-inline constexpr std::array<std::uint32_t, 4> pci_gsis{16, 17, 18, 19};
-inline constexpr std::uint32_t sci_gsi = 9;
+inline constexpr std::array<std::uint32_t, 4> pci_gsis = pci_pins;
+inline constexpr std::uint32_t sci_gsi = power_pin;
 
 [[nodiscard]] AcpiPlan plan_acpi(const BoardPlan& plan);
 [[nodiscard]] Result<LoadedGuest> load_files(const BoardPlan& plan, BootMemory& memory);

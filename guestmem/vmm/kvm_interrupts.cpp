@@ -11,36 +11,84 @@ namespace guestmem::vmm {
 class KvmInterrupts::Message final : public MsiInterrupt {
 public:
     Message(KvmInterrupts& owner, FdView eventfd, std::uint32_t gsi)
-        : owner_(owner), eventfd_(eventfd), gsi_(gsi) {}
+        : owner_(owner), bells_{{.eventfd = eventfd}}, gsi_(gsi) {}
     ~Message() override {
-        if (const auto masked = mask(); !masked) owner_.complain_(masked.error());
-        owner_.free_gsi(gsi_);
+        auto masked = mask();
+        if (!masked) masked = mask();
+        if (masked) {
+            owner_.free_gsi(gsi_);
+            return;
+        }
+        // The eventfd still is this number's interrupt: nobody else gets it. Where KVM allows that, it leads nowhere.
+        owner_.complain_(Error{masked.error()}.with_context("an interrupt that stays connected"));
+        static_cast<void>(owner_.set_route(gsi_, std::nullopt).has_value());
     }
+
+    void expect(MsiMessage message) override { owner_.expect(gsi_, message); }
 
     [[nodiscard]] Result<void> unmask(MsiMessage message) override {
         const std::lock_guard lock{mutex_};
         GM_TRY(owner_.set_route(gsi_, message));
-        if (is_connected_) return {};
-        // The route stands: a kick that waits in the eventfd is delivered by this call.
-        GM_TRY(owner_.machine_.connect_irqfd(eventfd_, gsi_));
-        is_connected_ = true;
+        // The route stands: a kick that waits in an eventfd is delivered by this call.
+        for (Bell& bell : bells_) {
+            auto connected = connect(bell);
+            if (connected) continue;
+            if (!is_unmasked_)
+                for (Bell& other : bells_) static_cast<void>(disconnect(other).has_value());
+            return connected;
+        }
+        is_unmasked_ = true;
         return {};
     }
 
     [[nodiscard]] Result<void> mask() override {
         const std::lock_guard lock{mutex_};
-        if (!is_connected_) return {};
-        GM_TRY(owner_.machine_.disconnect_irqfd(eventfd_, gsi_));
-        is_connected_ = false;
-        return owner_.set_route(gsi_, std::nullopt);
+        for (Bell& bell : bells_) GM_TRY(disconnect(bell));
+        is_unmasked_ = false;
+        return {};
+    }
+
+    [[nodiscard]] Result<void> add(FdView eventfd) override {
+        const std::lock_guard lock{mutex_};
+        Bell bell{.eventfd = eventfd};
+        if (is_unmasked_) GM_TRY(connect(bell));
+        bells_.push_back(bell);
+        return {};
+    }
+
+    void remove(FdView eventfd) override {
+        const std::lock_guard lock{mutex_};
+        const auto found = std::ranges::find(bells_, eventfd.number(),
+                                             [](const Bell& bell) { return bell.eventfd.number(); });
+        if (found == bells_.end()) return;
+        // Closed, it is nobody's interrupt any more, whatever KVM says.
+        if (const auto done = disconnect(*found); !done) owner_.complain_(done.error());
+        bells_.erase(found);
     }
 
 private:
+    struct Bell {
+        FdView eventfd;
+        bool is_connected = false;
+    };
+    Result<void> connect(Bell& bell) {
+        if (bell.is_connected) return {};
+        GM_TRY(owner_.machine_.connect_irqfd(bell.eventfd, gsi_));
+        bell.is_connected = true;
+        return {};
+    }
+    Result<void> disconnect(Bell& bell) {
+        if (!bell.is_connected) return {};
+        GM_TRY(owner_.machine_.disconnect_irqfd(bell.eventfd, gsi_));
+        bell.is_connected = false;
+        return {};
+    }
+
     KvmInterrupts& owner_;
-    FdView eventfd_;
+    std::vector<Bell> bells_;
     std::uint32_t gsi_;
     std::mutex mutex_;
-    bool is_connected_ = false;
+    bool is_unmasked_ = false;
 };
 
 Result<std::unique_ptr<KvmInterrupts>> KvmInterrupts::create(const KvmMachine& machine, std::uint32_t pins,
@@ -80,31 +128,57 @@ Result<std::uint32_t> KvmInterrupts::take_gsi() {
 void KvmInterrupts::free_gsi(std::uint32_t gsi) {
     const std::lock_guard lock{mutex_};
     is_taken_[gsi - pins_.size()] = false;
+    expected_.erase(gsi);
+    if (routes_.contains(gsi)) unused_.insert(gsi);
+}
+
+void KvmInterrupts::expect(std::uint32_t gsi, MsiMessage message) {
+    const std::lock_guard lock{mutex_};
+    expected_[gsi] = message;
+}
+
+Result<void> KvmInterrupts::set_table(const std::map<std::uint32_t, MsiMessage>& routes) const {
+    std::vector<KvmRoute> table;
+    table.reserve(routes.size());
+    for (const auto& [number, route] : routes) {
+        table.push_back({.gsi = number, .address = route.address, .data = route.data});
+    }
+    return machine_.set_routes(table);
 }
 
 Result<void> KvmInterrupts::set_route(std::uint32_t gsi, std::optional<MsiMessage> message) {
     const std::lock_guard lock{mutex_};
+    expected_.erase(gsi);
     const auto old = routes_.find(gsi);
-    if (message ? old != routes_.end() && old->second == *message : old == routes_.end()) return {};
+    if (message ? old != routes_.end() && old->second == *message : old == routes_.end()) {
+        unused_.erase(gsi);
+        return {};
+    }
     auto wanted = routes_;
+    for (const std::uint32_t number : unused_) wanted.erase(number);
     if (message) {
         wanted[gsi] = *message;
     } else {
         wanted.erase(gsi);
     }
-    std::vector<KvmRoute> table;
-    table.reserve(wanted.size());
-    for (const auto& [number, route] : wanted) {
-        table.push_back({.gsi = number, .address = route.address, .data = route.data});
+    auto together = wanted;
+    for (const auto& [number, route] : std::exchange(expected_, {})) together[number] = route;
+    if (auto done = set_table(together); done) {
+        wanted = std::move(together);
+    } else {
+        // Another one may be what KVM does not take.
+        if (together == wanted) return done;
+        GM_TRY(set_table(wanted));
     }
-    GM_TRY(machine_.set_routes(table));
     routes_ = std::move(wanted);
+    unused_.clear();
     return {};
 }
 
-void KvmInterrupts::route_pin(std::uint32_t pin, std::optional<MsiMessage> message) {
+bool KvmInterrupts::route_pin(std::uint32_t pin, std::optional<MsiMessage> message) {
     const auto done = set_route(pin, message);
     if (!done) complain_(Error{done.error()}.with_context(fmt::format("pin {} of the I/O APIC", pin)));
+    return done.has_value();
 }
 
 void KvmInterrupts::fire_pin(std::uint32_t pin) {

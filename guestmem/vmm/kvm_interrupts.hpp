@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "guestmem/base/result.hpp"
@@ -19,12 +20,16 @@
 /// Concepts: a GSI is a number with a route (a message to the local APICs); an irqfd is an eventfd whose write is
 /// that GSI. The first GSIs are the I/O APIC's pins, each with an eventfd of ours; the others are given to devices'
 /// messages. KVM tells the end of an interrupt only for pins.
-/// Contract: a message that is masked has neither route nor irqfd: kicks stay in its eventfd, and unmasking delivers
-/// them as one. The table of routes is set as a whole; what KVM refuses leaves the old one in force.
+/// Contract: a message that is masked has no irqfd: kicks stay in its eventfd, and unmasking delivers them as one. Its
+/// route stays, without an effect, until the next change after it is destroyed. The table of routes is set as a whole,
+/// with all that is expected by then; what KVM refuses leaves the old one in force, and is no longer expected. A number
+/// whose eventfd KVM does not let go of is not given to another message.
 /// Threads: any.
 /// Lifetime: the machine outlives it, and it outlives the interrupts that it made.
 /// Limits: max_gsis routes.
-/// Cost: changing a route tells KVM all of them, 40 to 80 us; an interrupt is one write(2).
+/// Cost: changing a route tells KVM all of them, 40 to 80 us; those that are expected together are one change
+/// (512 of them: 1 ms, one by one 55 ms), and a message that comes again as it was is none. An interrupt is one
+/// write(2).
 
 namespace guestmem::vmm {
 
@@ -40,8 +45,8 @@ public:
 
     [[nodiscard]] Result<std::unique_ptr<MsiInterrupt>> connect(FdView eventfd) override;
 
-    /// What the pin is from here on; nothing: it is masked.
-    void route_pin(std::uint32_t pin, std::optional<MsiMessage> message);
+    /// What the pin is from here on; nothing: it is masked. False when KVM refuses, which is complained of.
+    [[nodiscard]] bool route_pin(std::uint32_t pin, std::optional<MsiMessage> message);
     void fire_pin(std::uint32_t pin);
 
 private:
@@ -50,6 +55,9 @@ private:
     KvmInterrupts(const KvmMachine& machine, Complain complain)
         : machine_(machine), complain_(std::move(complain)) {}
     [[nodiscard]] Result<void> set_route(std::uint32_t gsi, std::optional<MsiMessage> message);
+    /// With the mutex held.
+    [[nodiscard]] Result<void> set_table(const std::map<std::uint32_t, MsiMessage>& routes) const;
+    void expect(std::uint32_t gsi, MsiMessage message);
     [[nodiscard]] Result<std::uint32_t> take_gsi();
     void free_gsi(std::uint32_t gsi);
 
@@ -57,8 +65,10 @@ private:
     Complain complain_;
     std::vector<EventFd> pins_;
     std::mutex mutex_;
-    std::map<std::uint32_t, MsiMessage> routes_;
-    std::vector<bool> is_taken_;  ///< of the GSIs behind the pins
+    std::map<std::uint32_t, MsiMessage> routes_;    ///< what KVM has
+    std::map<std::uint32_t, MsiMessage> expected_;  ///< goes into the next table
+    std::set<std::uint32_t> unused_;                ///< of the routes: stays out of the next table
+    std::vector<bool> is_taken_;                    ///< of the GSIs behind the pins
 };
 
 }  // namespace guestmem::vmm

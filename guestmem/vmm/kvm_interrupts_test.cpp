@@ -68,6 +68,51 @@ TEST_F(KvmInterruptsTest, WhatIsDestroyedIsNoInterruptAnyMore) {
     EXPECT_EQ(complaints_, "");
 }
 
+TEST_F(KvmInterruptsTest, FurtherEventfdsAreTheSameMessageWhileItIsUnmasked) {
+    const EventFd bell = EventFd::create().value();
+    const EventFd early = EventFd::create().value();
+    const EventFd late = EventFd::create().value();
+    const auto interrupt = *interrupts_->connect(bell.view());
+    ASSERT_TRUE(interrupt->add(early.view()));
+    EXPECT_FALSE(is_taken(early)) << "masked";
+    ASSERT_TRUE(interrupt->unmask(message));
+    ASSERT_TRUE(interrupt->add(late.view()));
+    EXPECT_TRUE(is_taken(bell));
+    EXPECT_TRUE(is_taken(early));
+    EXPECT_TRUE(is_taken(late));
+    interrupt->remove(late.view());
+    EXPECT_FALSE(is_taken(late));
+    ASSERT_TRUE(interrupt->mask());
+    EXPECT_FALSE(is_taken(early));
+    interrupt->remove(early.view());
+    ASSERT_TRUE(interrupt->unmask(message));
+    EXPECT_FALSE(is_taken(early));
+    EXPECT_TRUE(is_taken(bell));
+    EXPECT_EQ(complaints_, "");
+}
+
+TEST_F(KvmInterruptsTest, AnEventfdThatTheKernelRefusesLeavesTheOthersMasked) {
+    const EventFd bell = EventFd::create().value();
+    const EventFd other = EventFd::create().value();
+    const auto interrupt = *interrupts_->connect(bell.view());
+    ASSERT_TRUE(interrupt->add(other.view()));
+    {
+        // The route, the first eventfd, and then this one.
+        const FaultInjector injector{2, {.only = SysCall::ioctl}};
+        EXPECT_FALSE(interrupt->unmask(message));
+        EXPECT_TRUE(injector.has_fired());
+    }
+    EXPECT_FALSE(is_taken(bell));
+    EXPECT_TRUE(interrupt->unmask(message));
+    {
+        const EventFd third = EventFd::create().value();
+        const FaultInjector injector{0, {.only = SysCall::ioctl}};
+        EXPECT_FALSE(interrupt->add(third.view()));
+    }
+    EXPECT_TRUE(is_taken(bell));
+    EXPECT_TRUE(is_taken(other));
+}
+
 TEST_F(KvmInterruptsTest, NumbersAreGivenAgainAndEndWithAnError) {
     const EventFd bell = EventFd::create().value();
     std::vector<std::unique_ptr<MsiInterrupt>> all;
@@ -94,17 +139,90 @@ TEST_F(KvmInterruptsTest, WhatTheKernelRefusesIsSaidAndCanBeTriedAgain) {
     EXPECT_TRUE(interrupt->unmask(message));
     {
         const FaultInjector injector{0, {.only = SysCall::ioctl}};
-        interrupts_->route_pin(4, message);
+        EXPECT_FALSE(interrupts_->route_pin(4, message));
     }
     EXPECT_NE(complaints_.find("pin 4"), std::string::npos) << complaints_;
 }
 
 TEST_F(KvmInterruptsTest, APinOfNobodyIsNothing) {
     interrupts_->fire_pin(24);
-    interrupts_->route_pin(3, message);
+    EXPECT_TRUE(interrupts_->route_pin(3, message));
     interrupts_->fire_pin(3);
-    interrupts_->route_pin(3, std::nullopt);
+    EXPECT_TRUE(interrupts_->route_pin(3, std::nullopt));
     EXPECT_EQ(complaints_, "");
+}
+
+TEST_F(KvmInterruptsTest, WhatIsExpectedOfManyIsOneTableOfRoutes) {
+    constexpr std::uint32_t count = 64;
+    std::vector<EventFd> bells;
+    std::vector<std::unique_ptr<MsiInterrupt>> all;
+    for (std::uint32_t number = 0; number < count; ++number) {
+        bells.push_back(EventFd::create().value());
+        all.push_back(*interrupts_->connect(bells.back().view()));
+    }
+    {
+        // A table, and an irqfd for each: no call more.
+        const FaultInjector injector{count + 1, {.only = SysCall::ioctl}};
+        for (std::uint32_t number = 0; number < count; ++number)
+            all[number]->expect({.address = 0xfee00000, .data = 0x40 + number});
+        for (std::uint32_t number = 0; number < count; ++number)
+            ASSERT_TRUE(all[number]->unmask({.address = 0xfee00000, .data = 0x40 + number}));
+        EXPECT_FALSE(injector.has_fired());
+    }
+    {
+        // Off and on again as they were: the routes are there still.
+        const FaultInjector injector{2 * count, {.only = SysCall::ioctl}};
+        for (const auto& one : all) ASSERT_TRUE(one->mask());
+        for (std::uint32_t number = 0; number < count; ++number)
+            ASSERT_TRUE(all[number]->unmask({.address = 0xfee00000, .data = 0x40 + number}));
+        EXPECT_FALSE(injector.has_fired());
+    }
+    for (const EventFd& bell : bells) EXPECT_TRUE(is_taken(bell));
+}
+
+TEST_F(KvmInterruptsTest, AnExpectedMessageThatCannotBeHoldsNoOtherBack) {
+    const EventFd bell = EventFd::create().value();
+    const EventFd other_bell = EventFd::create().value();
+    const auto interrupt = *interrupts_->connect(bell.view());
+    const auto other = *interrupts_->connect(other_bell.view());
+    other->expect({.address = 0xfee00000, .data = 0x77});
+    {
+        const FaultInjector injector{0, {.only = SysCall::ioctl}};
+        EXPECT_TRUE(interrupt->unmask(message)) << "by a table of its own";
+    }
+    EXPECT_TRUE(is_taken(bell));
+    EXPECT_FALSE(is_taken(other_bell));
+}
+
+TEST_F(KvmInterruptsTest, AMaskThatTheKernelRefusesIsTriedAgain) {
+    const EventFd bell = EventFd::create().value();
+    const auto interrupt = *interrupts_->connect(bell.view());
+    ASSERT_TRUE(interrupt->unmask(message));
+    {
+        const FaultInjector injector{0, {.only = SysCall::ioctl}};
+        EXPECT_FALSE(interrupt->mask());
+    }
+    EXPECT_TRUE(is_taken(bell)) << "the kernel has it still";
+    EXPECT_TRUE(interrupt->mask());
+    EXPECT_FALSE(is_taken(bell));
+}
+
+TEST_F(KvmInterruptsTest, ANumberThatStaysConnectedIsNobodyElses) {
+    const EventFd bell = EventFd::create().value();
+    const EventFd other_bell = EventFd::create().value();
+    auto interrupt = *interrupts_->connect(bell.view());
+    ASSERT_TRUE(interrupt->unmask(message));
+    {
+        const FaultInjector injector{0, {.only = SysCall::ioctl, .repeat = 1000}};
+        interrupt.reset();
+    }
+    EXPECT_NE(complaints_.find("stays connected"), std::string::npos) << complaints_;
+    complaints_.clear();
+    // One less than before, and what is left of the old one is in nobody's way.
+    std::vector<std::unique_ptr<MsiInterrupt>> all;
+    while (auto made = interrupts_->connect(other_bell.view())) all.push_back(*std::move(made));
+    EXPECT_EQ(all.size(), KvmInterrupts::max_gsis - 24 - 1);
+    EXPECT_TRUE(all.front()->unmask(message));
 }
 
 }  // namespace

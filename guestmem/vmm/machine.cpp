@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <future>
 #include <mutex>
 #include <utility>
@@ -18,8 +20,9 @@
 #include "guestmem/device/pci/msi.hpp"
 #include "guestmem/mem/backends/backend.hpp"
 #include "guestmem/mem/layout.hpp"
-#include "guestmem/share/host_shm.hpp"
+#include "guestmem/share/hold.hpp"
 #include "guestmem/share/rights.hpp"
+#include "guestmem/share/sender_page.hpp"
 #include "guestmem/sys/host.hpp"
 #include "guestmem/sys/kvm.hpp"
 #include "guestmem/sys/membarrier.hpp"
@@ -41,6 +44,7 @@
 #include "guestmem/vmm/share_watch.hpp"
 #include "guestmem/vmm/vcpu_setup.hpp"
 #include "guestmem/vmm/vm_memory.hpp"
+#include "guestmem/vmm/warnings.hpp"
 #include "guestmem/vmm/wiring.hpp"
 
 namespace guestmem::vmm {
@@ -71,18 +75,6 @@ Result<std::shared_ptr<const MemoryMap>> make_map(const BoardPlan& plan) {
     return std::move(layout).freeze();
 }
 
-/// What a part of the machine logs, as warnings of the machine.
-class WarningLog final : public Log {
-public:
-    explicit WarningLog(std::function<void(const std::string&)> warn) : warn_(std::move(warn)) {}
-    void write(LogLevel level, std::string_view text) override {
-        if (level >= LogLevel::warning) warn_(std::string{text});
-    }
-
-private:
-    std::function<void(const std::string&)> warn_;
-};
-
 /// How much memory guests may make through a service of the machine's own, beside its `create` lines.
 std::uint64_t share_budget(const BoardPlan& plan) {
     constexpr std::uint64_t least_bytes = 64UL << 20;
@@ -97,23 +89,6 @@ std::uint64_t share_budget(const BoardPlan& plan) {
             budget += vdev.ivshmem.size_bytes->value;
     }
     return budget;
-}
-
-/// A guest and its peers may cause warnings as often as they like: so many a second are said, the others counted.
-std::function<void(const std::string&)> limited(std::function<void(const std::string&)> warn) {
-    constexpr std::uint32_t warnings_per_second = 20;
-    struct State {
-        explicit State(std::function<void(const std::string&)> given) : log(std::move(given)) {}
-        std::mutex mutex;
-        WarningLog log;
-        LogLimiter limiter{log, warnings_per_second};
-    };
-    return [state = std::make_shared<State>(std::move(warn))](const std::string& text) {
-        const auto now = std::chrono::steady_clock::now().time_since_epoch();
-        const auto now_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
-        const std::lock_guard lock{state->mutex};
-        state->limiter.write(LogLevel::warning, text, static_cast<std::uint64_t>(now_ms));
-    };
 }
 
 share::Rights rights_of(const Vdev& vdev) {
@@ -164,8 +139,9 @@ struct Machine::Parts {
                             const std::shared_ptr<pci::IntxPin>& pin, const std::shared_ptr<pci::Msi>& msi);
     Result<void> start_vcpus(const BoardPlan& plan);
     Result<void> begin_threads();
-    Result<void> enter_clock();
-    Result<void> enter_watch();
+    using Entered = std::promise<Result<void>>;
+    [[nodiscard]] std::function<void()> entering(const std::shared_ptr<Entered>& entered,
+                                                 ThreadKind kind) const;
     [[nodiscard]] std::vector<KvmVcpu> take_vcpus() { return std::move(vcpus); }
     std::shared_ptr<InterruptLine> wire_of(const Vdev& vdev, std::uint32_t usual);
     template <typename Chip>
@@ -180,6 +156,15 @@ struct Machine::Parts {
     }
     [[nodiscard]] std::vector<DeviceWindow> windows() const;
     [[nodiscard]] std::vector<ShareConnection> connections() const;
+    /// One process is one machine: what cannot be ended goes with it.
+    void give_up(std::uint32_t processor) const {
+        const std::string text = fmt::format(
+            "processor {} does not come back from a device: the machine is ended with its process",
+            processor);
+        if (world.stuck) world.stuck(text);
+        fmt::print(stderr, "guestmem: {}\n", text);
+        std::_Exit(stuck_exit_code);
+    }
     void end(MachineEnd how) {
         if (!has_ended.exchange(true)) world.ended(std::move(how));
     }
@@ -203,7 +188,8 @@ struct Machine::Parts {
     std::unique_ptr<ShareWatch> watch;
     std::vector<std::shared_ptr<ShmemDevice>> shmem;
     std::vector<std::shared_ptr<IvshmemDevice>> ivshmem;
-    std::vector<share::HostShm> created;  ///< regions of `create` lines
+    std::vector<share::Hold> created;  ///< regions of `create` lines
+    Place at_fault;                    ///< of the line being made, where it is not the whole device
     std::shared_ptr<AcpiPower> power;
     std::shared_ptr<KeyboardController> keyboard;
     std::vector<std::shared_ptr<Serial8250>> serial;
@@ -357,13 +343,20 @@ Result<void> Machine::Parts::plug_shmem(const std::shared_ptr<ShmemDevice>& devi
 
 Result<void> Machine::Parts::add_shmem(const Vdev& vdev, const BoardPlan& plan) {
     for (const CreateLine& line : vdev.shmem.creates) {
-        auto region = GM_TRY(share::HostShm::create(0));
+        at_fault = line.name.place;
         const std::uint64_t pages = (line.size_bytes.value + page_size_bytes - 1) / page_size_bytes;
-        GM_TRY_CONTEXT(
-            region.attach({.name = line.name.value, .size_pages = pages, .control = share_control}),
-            "create " + line.name.value);
+        share::HoldOptions wanted{.control = share_control, .share = line.name.value};
+        wanted.size_bytes = pages * page_size_bytes;
+        auto region = GM_TRY_CONTEXT(share::Hold::take(wanted), "create " + line.name.value);
+        if (region.slots() > share::max_senders)
+            return Error{
+                Errc::unsupported,
+                fmt::format("create {}: that share is there and has {} slots; a region of `vdev shmem` "
+                            "has at most {}",
+                            line.name.value, region.slots(), share::max_senders)};
         created.push_back(std::move(region));
     }
+    at_fault = {};
     const std::uint32_t place = vdev.place.source;
     ShmemDevice::Options options{.name = vdev.name ? vdev.name->value : std::string{"vdev shmem"},
                                  .control = share_control,
@@ -390,6 +383,8 @@ Result<void> Machine::Parts::add_shmem(const Vdev& vdev, const BoardPlan& plan) 
         static_cast<void>(is_due ? bell->kick() : Result<void>{});
         if (!is_due) static_cast<void>(bell->drain());
     };
+    options.connect_bell = [msi](FdView kicks) { return msi->add(0, kicks); };
+    options.disconnect_bell = [msi](FdView kicks) { msi->remove(0, kicks); };
     shmem.push_back(std::make_shared<ShmemDevice>(std::move(options), *region_window));
     return plug_shmem(shmem.back(), pin, msi);
 }
@@ -428,11 +423,12 @@ Result<void> Machine::Parts::make_devices(const BoardPlan& plan) {
         if (vdev.kind == VdevKind::pckeyboard) continue;
         if (const auto added = add_vdev(vdev, plan); !added) {
             Findings findings{plan.read.sources};
-            findings.add(vdev.place, added.error().message());
+            findings.add(at_fault.is_somewhere() ? at_fault : vdev.place, added.error().message());
             return findings.to_error();
         }
     }
     for (const auto& device : shmem) watch->add([device] { return device->clients(); });
+    for (const auto& device : ivshmem) watch->add([device] { return std::array{device}; });
     if (bridge != nullptr) return bridge->assign(plan.pci_windows);
     return {};
 }
@@ -455,27 +451,17 @@ Result<void> Machine::Parts::start_vcpus(const BoardPlan& plan) {
             // Before the sandbox: a place on the host takes rights.
             GM_TRY(place_thread(cpus[number]));
             return sandbox ? sandbox->enter(ThreadKind::processor) : Result<void>{};
-        }};
+        },
+        .stuck = [this](std::uint32_t number) { give_up(number); }};
     processors = std::make_unique<Processors>(take_vcpus(), std::move(hooks));
     to_notice = processors.get();
     return {};
 }
 
-/// In the clock's own thread: at the first moment of its time.
-Result<void> Machine::Parts::enter_clock() {
-    const auto entered = std::make_shared<std::promise<Result<void>>>();
-    const auto alarm = clock.make_alarm(
-        [entered, sandbox = world.sandbox] { entered->set_value(sandbox->enter(ThreadKind::clock)); });
-    alarm->set(0);
-    clock.resume();
-    return entered->get_future().get();
-}
-
-Result<void> Machine::Parts::enter_watch() {
-    const auto entered = std::make_shared<std::promise<Result<void>>>();
-    watch->start(
-        [entered, sandbox = world.sandbox] { entered->set_value(sandbox->enter(ThreadKind::watch)); });
-    return entered->get_future().get();
+/// What a thread does first; how it went is told.
+std::function<void()> Machine::Parts::entering(const std::shared_ptr<Entered>& entered,
+                                               ThreadKind kind) const {
+    return [entered, kind, sandbox = world.sandbox] { entered->set_value(sandbox->enter(kind)); };
 }
 
 /// With a sandbox no processor runs before all threads are in it, the caller's too.
@@ -488,11 +474,20 @@ Result<void> Machine::Parts::begin_threads() {
     }
     processors->pause();
     processors->start();
-    GM_TRY(enter_clock());
-    if (watch) GM_TRY(enter_watch());
+    // All beside each other: what each gives up takes it as long as the start of a processor.
+    const auto clock_entered = std::make_shared<Entered>();
+    const auto watch_entered = std::make_shared<Entered>();
+    // The clock's own thread has handlers of alarms only: at the first moment of its time.
+    const auto alarm = clock.make_alarm(entering(clock_entered, ThreadKind::clock));
+    alarm->set(0);
+    clock.resume();
+    if (watch) watch->start(entering(watch_entered, ThreadKind::watch));
+    const auto main_entered = world.sandbox->enter(ThreadKind::main);
+    GM_TRY(clock_entered->get_future().get());
+    if (watch) GM_TRY(watch_entered->get_future().get());
+    if (!main_entered) return main_entered;
     // Each stands here once it has entered.
     processors->pause();
-    GM_TRY(world.sandbox->enter(ThreadKind::main));
     processors->resume();
     processors->resume();
     return {};
@@ -527,12 +522,8 @@ std::vector<ShareConnection> Machine::Parts::connections() const {
                        .size_bytes = session.facts().size_bytes,
                        .slot = session.id()});
     }
-    for (const share::HostShm& region : created) {
-        all.push_back({.device = "create",
-                       .share = region.name(),
-                       .size_bytes = region.size_pages() * page_size_bytes,
-                       .slot = region.index()});
-    }
+    for (const share::Hold& region : created)
+        all.push_back({.device = "create", .share = region.share(), .size_bytes = region.size_bytes()});
     return all;
 }
 

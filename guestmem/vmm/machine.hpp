@@ -47,7 +47,13 @@ struct MachineWorld {
     /// nothing is given up.
     std::shared_ptr<const Sandbox> sandbox = {};
     MemoryDump dump = MemoryDump::left_out;
+    /// A processor does not come back from a device, so that the machine can neither be paused nor ended: a sentence.
+    /// Does not return. Without one the process says so on standard error, and ends with stuck_exit_code.
+    std::function<void(const std::string&)> stuck = {};
 };
+
+/// "It could not go on", as `guestmem run` has it.
+inline constexpr int stuck_exit_code = 96;
 
 class Machine {
 public:

@@ -8,6 +8,11 @@
 #include <utility>
 
 namespace guestmem::vmm {
+namespace {
+
+constexpr std::chrono::milliseconds await_step{50};
+
+}  // namespace
 
 struct Processors::Processor {
     explicit Processor(std::uint32_t given_number, KvmVcpu given)
@@ -36,11 +41,12 @@ Processors::Processors(std::vector<KvmVcpu> vcpus, ProcessorHooks hooks) : hooks
 
 Processors::~Processors() {
     {
-        const std::lock_guard lock{mutex_};
+        std::unique_lock lock{mutex_};
         is_ending_ = true;
         for (const auto& processor : processors_) processor->vcpu.interrupt();
+        changed_.notify_all();
+        await(lock, [](const Processor& one) { return one.has_ended || !one.thread.joinable(); });
     }
-    changed_.notify_all();
     for (const auto& processor : processors_) {
         if (processor->thread.joinable()) processor->thread.join();
     }
@@ -58,9 +64,25 @@ void Processors::pause() {
     std::unique_lock lock{mutex_};
     ++pauses_;
     for (const auto& processor : processors_) processor->vcpu.interrupt();
-    changed_.wait(lock, [this] {
-        return std::ranges::all_of(processors_, [](const auto& processor) { return processor->is_standing; });
-    });
+    await(lock, [](const Processor& one) { return one.is_standing; });
+}
+
+void Processors::await(std::unique_lock<std::mutex>& lock,
+                       const std::function<bool(const Processor&)>& is_done) {
+    const auto late = [&] {
+        return std::ranges::find_if(processors_, [&](const auto& one) { return !is_done(*one); });
+    };
+    // Counted, not by the clock: a process that was stopped for a while has had no time to come back.
+    std::chrono::milliseconds waited{0};
+    while (!changed_.wait_for(lock, await_step, [&] { return late() == processors_.end(); })) {
+        (*late())->vcpu.interrupt();
+        waited += await_step;
+        if (waited < hooks_.patience || !hooks_.stuck || std::exchange(is_stuck_told_, true)) continue;
+        const std::uint32_t number = (*late())->number;
+        lock.unlock();
+        hooks_.stuck(number);
+        lock.lock();
+    }
 }
 
 void Processors::resume() {

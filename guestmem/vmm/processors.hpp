@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +24,8 @@
 /// kernel that nobody can serve) is told to `stop`, once per processor at most, and that processor ends.
 /// Contract: pause() returns when every processor stands outside of the guest and of every device; resume() lets
 /// them go on. Pauses count: each needs a resume. The destructor ends and joins all. An access where no device is
-/// reads as ones.
+/// reads as ones. A processor that is to stand or to end and does not come back from a device for `patience` is told to
+/// `stuck`, once; whoever waits goes on waiting after that.
 /// Threads: any, but no handler of the hooks pauses or ends the processors: it runs in one of them.
 /// Lifetime: buses and hooks outlive it.
 
@@ -55,6 +57,9 @@ struct ProcessorHooks {
     std::function<void(MachineEnd)> stop;
     /// Called first in each processor's thread, with its number.
     std::function<Result<void>(std::uint32_t)> begin_thread;
+    /// The number of one that can neither be paused nor ended; called by who wants that.
+    std::function<void(std::uint32_t)> stuck = {};
+    std::chrono::milliseconds patience{10'000};
 };
 
 inline constexpr std::size_t count_exit_kinds = 10;
@@ -87,6 +92,8 @@ public:
 private:
     struct Processor;
     void run(Processor& processor);
+    /// Until that is so of all; with the mutex held, which is given up while waiting.
+    void await(std::unique_lock<std::mutex>& lock, const std::function<bool(const Processor&)>& is_done);
     /// False when the processor is to end.
     [[nodiscard]] bool stand(Processor& processor);
     [[nodiscard]] bool give_interrupt(Processor& processor);
@@ -99,6 +106,7 @@ private:
     std::condition_variable changed_;
     std::uint32_t pauses_ = 0;
     bool is_ending_ = false;
+    bool is_stuck_told_ = false;
 };
 
 }  // namespace guestmem::vmm

@@ -130,6 +130,26 @@ TEST_F(ProcessorsTest, NothingRunsWhileTheyArePausedAndAllGoOnAfter) {
         << "a processor that runs shows nothing";
 }
 
+TEST_F(ProcessorsTest, ExitsAreCountedByTheirKindAndForEachProcessor) {
+    // test bl,bl; jz to the jmp; out 0x10,al three times; mov ax,0x2000; mov ds,ax; mov [0],al; jmp $
+    machine_.load({0x84, 0xdb, 0x74, 0x0e, 0xe6, 0x10, 0xe6, 0x10, 0xe6, 0x10,
+                   0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xa2, 0x00, 0x00, 0xeb, 0xfe});
+    begin(2);
+    ASSERT_TRUE(eventually([&] { return recorder_->count == 4; }));
+    processors_->pause();
+    const auto exits = processors_->exits();
+    processors_->resume();
+    ASSERT_EQ(exits.size(), 2U);
+    const auto count = [&](std::size_t processor, KvmExit::Kind kind) {
+        return exits[processor][static_cast<std::size_t>(kind)];
+    };
+    EXPECT_EQ(count(0, KvmExit::Kind::io), 0U);
+    EXPECT_EQ(count(0, KvmExit::Kind::mmio), 0U);
+    EXPECT_EQ(count(1, KvmExit::Kind::io), 3U);
+    EXPECT_EQ(count(1, KvmExit::Kind::mmio), 1U);
+    EXPECT_EQ(count(1, KvmExit::Kind::shutdown), 0U);
+}
+
 TEST_F(ProcessorsTest, AnEndlessGuestIsEndedByTheDestructor) {
     machine_.load({0xeb, 0xfe});
     begin(2);
@@ -141,6 +161,52 @@ TEST_F(ProcessorsTest, APausedGuestIsEndedByTheDestructor) {
     begin(2);
     processors_->pause();
     processors_.reset();
+}
+
+/// A device that keeps whoever writes to it.
+class Holder final : public IoDevice {
+public:
+    void read(std::uint64_t /*offset*/, std::span<std::byte> /*data*/) override {}
+    void write(std::uint64_t /*offset*/, std::span<const std::byte> /*data*/) override {
+        is_held = true;
+        let_go.get_future().wait();
+    }
+    std::atomic<bool> is_held{false};
+    std::promise<void> let_go;
+};
+
+TEST_F(ProcessorsTest, OneThatDoesNotComeBackFromADeviceIsToldWhenItIsToStandOrToEnd) {
+    for (const bool is_paused : {true, false}) {
+        const auto holder = std::make_shared<Holder>();
+        ASSERT_TRUE(ports_.add({.name = "holder", .first = 0x20, .count = 1, .device = holder}));
+        // test bl,bl; jnz to the out; jmp $; out 0x20,al; jmp $
+        machine_.load({0x84, 0xdb, 0x75, 0x02, 0xeb, 0xfe, 0xe6, 0x20, 0xeb, 0xfe});
+        std::vector<std::uint32_t> told;
+        ProcessorHooks some = hooks();
+        some.patience = std::chrono::milliseconds{200};
+        some.stuck = [&](std::uint32_t number) {
+            told.push_back(number);
+            holder->let_go.set_value();
+        };
+        std::vector<KvmVcpu> vcpus;
+        const std::uint32_t first = is_paused ? 0 : 2;
+        for (const std::uint32_t number : {first, first + 1}) {
+            vcpus.push_back(machine_.make_vcpu(number));
+            EXPECT_TRUE(vcpus.back().set_registers({.rbx = number - first, .rip = machine_.code_at}));
+        }
+        processors_ = std::make_unique<Processors>(std::move(vcpus), std::move(some));
+        processors_->start();
+        ASSERT_TRUE(eventually([&] { return holder->is_held.load(); }));
+        if (is_paused) {
+            processors_->pause();
+            EXPECT_TRUE(processors_->registers(1));
+        } else {
+            processors_.reset();
+        }
+        EXPECT_EQ(told, std::vector<std::uint32_t>{1});
+        processors_.reset();
+        ports_.remove(0x20);
+    }
 }
 
 TEST_F(ProcessorsTest, WhatTheKernelCannotRunIsTold) {

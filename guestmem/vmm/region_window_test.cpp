@@ -63,7 +63,7 @@ TEST_F(RegionWindowTest, PlacesAreTheLowestThatAreFreeAndGivenAgain) {
     ASSERT_TRUE(first && second && third);
     EXPECT_EQ(second->value(), base + step);
     EXPECT_EQ(third->value(), base + 3 * step) << "the second one's registers and data take two steps";
-    window_->hide(*first);
+    ASSERT_TRUE(window_->hide(*first));
     std::array<std::byte, 4> word{};
     EXPECT_FALSE(bus_.read(base, word));
     const auto again = show();
@@ -79,6 +79,55 @@ TEST_F(RegionWindowTest, WhatDoesNotFitIsRefused) {
     EXPECT_EQ(more.error().code(), Errc::exhausted);
 }
 
+TEST_F(RegionWindowTest, WhatIsTakenByOthersIsPassedOver) {
+    ASSERT_TRUE(bus_.add({.name = "BAR", .first = base + 4096, .count = 4096}));
+    const auto plugged =
+        Region::create({.name = "plugged",
+                        .base = GuestAddress{base + step},
+                        .memory = HostMemory::create_anonymous({.size_bytes = 4096}).value()});
+    ASSERT_TRUE(plugged && memory_->insert(*plugged));
+    const auto place = show();
+    ASSERT_TRUE(place) << place.error().message();
+    EXPECT_EQ(place->value(), base + 2 * step);
+}
+
+TEST_F(RegionWindowTest, NothingElseGetsAmongItsData) {
+    ASSERT_TRUE(show());
+    EXPECT_FALSE(bus_.add({.name = "BAR", .first = base + 8192, .count = 4096}));
+    EXPECT_TRUE(bus_.add({.name = "BAR", .first = base + 3 * 4096, .count = 4096})) << "behind it";
+}
+
+TEST_F(RegionWindowTest, DataThatIsWithdrawnLeavesTheRegisters) {
+    const auto place = show();
+    ASSERT_TRUE(place);
+    ASSERT_TRUE(window_->withdraw(*place));
+    std::array<std::byte, 4> word{};
+    EXPECT_TRUE(bus_.read(base, word));
+    EXPECT_EQ(memory_->count_slots(), 1U);
+    EXPECT_EQ(show()->value(), base + step) << "the place is taken still";
+    ASSERT_TRUE(window_->hide(*place));
+    EXPECT_FALSE(bus_.read(base, word));
+    EXPECT_EQ(show()->value(), base);
+}
+
+TEST_F(RegionWindowTest, DataThatTheKernelKeepsHoldsItsPlaceUntilItGoes) {
+    const auto place = show();
+    ASSERT_TRUE(place);
+    {
+        const FaultInjector injector{0, {.only = SysCall::ioctl}};
+        EXPECT_FALSE(window_->hide(*place));
+    }
+    std::array<std::byte, 4> word{};
+    EXPECT_FALSE(bus_.read(base, word)) << "the registers are gone";
+    EXPECT_EQ(memory_->count_slots(), 2U);
+    EXPECT_FALSE(bus_.add({.name = "BAR", .first = base + 4096, .count = 4096})) << "the data is not";
+    {
+        const FaultInjector injector{0, {.only = SysCall::ioctl}};
+        EXPECT_EQ(show()->value(), base + step);
+    }
+    EXPECT_EQ(show()->value(), base) << "the next change tries again";
+}
+
 TEST_F(RegionWindowTest, AFailureLeavesNothing) {
     {
         const FaultInjector injector{0, {.only = SysCall::ioctl}};
@@ -91,7 +140,10 @@ TEST_F(RegionWindowTest, AFailureLeavesNothing) {
     EXPECT_EQ(place->value(), base);
 }
 
-TEST_F(RegionWindowTest, APlaceThatNobodyHasIsNothingToHide) { window_->hide(GuestAddress{base}); }
+TEST_F(RegionWindowTest, APlaceThatNobodyHasIsNothingToHide) {
+    EXPECT_TRUE(window_->hide(GuestAddress{base}));
+    EXPECT_TRUE(window_->withdraw(GuestAddress{base}));
+}
 
 }  // namespace
 }  // namespace guestmem::vmm

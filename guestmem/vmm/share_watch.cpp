@@ -39,9 +39,10 @@ void ShareWatch::stop() {
 
 void ShareWatch::run() {
     while (!is_ending_) {
-        std::vector<std::shared_ptr<ShmemClient>> clients;
-        for (const Clients& source : sources_) {
-            for (auto& client : source()) clients.push_back(std::move(client));
+        Clients clients;
+        for (const auto& source : sources_) {
+            const Clients some = source();
+            clients.insert(clients.end(), some.begin(), some.end());
         }
         std::vector<FdView> views{wakeup_.view()};
         for (const auto& client : clients) views.push_back(client->view());

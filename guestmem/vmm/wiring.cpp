@@ -31,8 +31,8 @@ Wiring::Wiring(KvmInterrupts& interrupts, std::function<void()> notice)
 
 std::shared_ptr<InterruptLine> Wiring::wire(std::uint32_t pin) { return pins_[pin].make_input(); }
 
-void Wiring::route(std::uint32_t pin, std::optional<MsiMessage> message) {
-    interrupts_.route_pin(pin, message);
+bool Wiring::route(std::uint32_t pin, std::optional<MsiMessage> message) {
+    return interrupts_.route_pin(pin, message);
 }
 void Wiring::fire(std::uint32_t pin) { interrupts_.fire_pin(pin); }
 void Wiring::set(bool is_up) {

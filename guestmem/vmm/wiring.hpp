@@ -35,7 +35,7 @@ public:
     [[nodiscard]] const std::shared_ptr<Pic>& pic() const { return pic_; }
     [[nodiscard]] bool has_interrupt() const { return pic_->is_requesting(); }
 
-    void route(std::uint32_t pin, std::optional<MsiMessage> message) override;
+    [[nodiscard]] bool route(std::uint32_t pin, std::optional<MsiMessage> message) override;
     void fire(std::uint32_t pin) override;
     /// INTR of the old controllers.
     void set(bool is_up) override;

@@ -474,21 +474,22 @@ class Refusal(ConformanceCase):
 class Joining(ConformanceCase):
 
     def test_clients_that_join_at_the_same_time_get_different_slots(self):
-        self.serve_quick(slots=16, vectors=2)
-        results, barrier = [], threading.Barrier(16)
+        # Of 16 slots some would be set aside for receivers that hear senders apart: test_senders.py.
+        self.serve_quick(slots=15, vectors=2)
+        results, barrier = [], threading.Barrier(15)
 
         def join():
             barrier.wait(10)
-            results.append(Peer(self.path("sock"), slots=16, vectors=2))
+            results.append(Peer(self.path("sock"), slots=15, vectors=2))
 
-        threads = [threading.Thread(target=join) for _ in range(16)]
+        threads = [threading.Thread(target=join) for _ in range(15)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(20)
         for peer in results:
             self.addCleanup(peer.close)
-        self.assertEqual(sorted(peer.id for peer in results), list(range(16)))
+        self.assertEqual(sorted(peer.id for peer in results), list(range(15)))
         tables = [peer.eventfd_ids() for peer in results]
         self.assertTrue(all(table == tables[0] for table in tables))
 

@@ -42,8 +42,6 @@ class TwoMachinesTest(vmm_case.VmmCase):
             with self.subTest(options):
                 self.rally("ivshmem", options, vmm.ivshmem("mbox"))
 
-    # A doorbell of ivshmem does not say who rang: shmem's status has no bit for it (docs/guide/share-qnx.md).
-    @unittest.expectedFailure
     def test_a_shmem_guest_is_told_which_ivshmem_guest_has_kicked(self):
         self.serve()
         self.start("pong", "ivshmem", f"role=pong {vmm_case.RALLY}", vmm.ivshmem("mbox"))
@@ -126,7 +124,6 @@ class ThreeKindsTest(vmm_case.VmmCase):
                 host.wait(host_shm.AGAIN_MS)
             self.assertEqual(guest.wait(vmm_case.PATIENCE) & 31, 1 if guest.name == "qemu" else 16, guest.tail())
 
-    @unittest.expectedFailure  # as with ivshmem of our own
     def test_a_shmem_guest_is_told_that_a_qemu_guest_has_kicked(self):
         self.serve()
         self.start_qemu("qemu pong", f"role=pong {vmm_case.RALLY}")
@@ -146,6 +143,16 @@ class FullTest(vmm_case.VmmCase):
         self.assertIn("ok shmem: client 17", self.finish(late))
         host_shm.ping(hosts[0], 1)
         self.finish(guest)
+
+
+    def test_16_clients_fit_beside_the_machine_whose_file_creates_the_region(self):
+        self.serve()
+        self.start("maker", "echo", "", f"{SHMEM}    create region,0x4000\n").wait_for("listens", vmm_case.PATIENCE)
+        hosts = [self.host("region", size_pages=1) for _ in range(EVERYBODY)]
+        self.assertEqual({host.idx for host in hosts}, set(range(EVERYBODY)))
+        self.assertEqual({host.pages for host in hosts}, {4})
+        with self.assertRaisesRegex(host_shm.Refused, "held|busy|slot"):
+            HostShm(self.library(), self.service.control, "region")
 
 
 class RightsTest(vmm_case.VmmCase):

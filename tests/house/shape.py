@@ -22,7 +22,7 @@ EXECUTABLE = ("dev", ".ci/run")
 EXTENSIONS = {
     ".cpp", ".hpp", ".h", ".c", ".S", ".ld", ".py", ".sh", ".cmake", ".in", ".md", ".json", ".toml", ".txt", ".service",
     ".socket", ".conf", ".qvmconf", ".frag", ".dts", ".dtb", ".dsl", ".aml", ".bin", ".1", ".5", ".8", ".svg", ".rs",
-    ".lock", "",
+    ".lock", ".tar", "",
 }
 NAMES_WITHOUT_EXTENSION = {
     "dev", "run", "LICENSE", ".clang-format", ".clang-tidy", ".editorconfig", ".gitignore", ".gitattributes",

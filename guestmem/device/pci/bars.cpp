@@ -138,12 +138,11 @@ bool Bars::update(const ConfigSpace& space) {
     bool has_left = false;
     for (Slot& slot : slots_) {
         if (!slot.shown || slot.shown == wanted(slot)) continue;
-        hide(slot);
-        has_left = true;
+        has_left = hide(slot) || has_left;
     }
     for (Slot& slot : slots_) {
         const auto address = wanted(slot);
-        slot.is_refused = false;
+        slot.is_refused = slot.shown && slot.shown != address;
         if (!address || slot.shown) continue;
         const auto shown = show(slot, *address);
         slot.is_refused = !shown;
@@ -166,18 +165,25 @@ Result<void> Bars::show(Slot& slot, std::uint64_t address) const {
     return {};
 }
 
-void Bars::hide(Slot& slot) const {
+bool Bars::hide(Slot& slot) const {
     if (slot.bar.moved) {
-        if (const auto done = slot.bar.moved(std::nullopt); !done) slot.report->say(done.error());
+        if (const auto done = slot.bar.moved(std::nullopt); !done) {
+            slot.report->say(done.error());
+            return false;
+        }
     }
     bus_of(slot)->remove(*slot.shown);
     slot.shown.reset();
+    return true;
 }
 
 void Bars::unplug() {
     for (Slot& slot : slots_) {
         slot.is_refused = false;
-        if (slot.shown) hide(slot);
+        if (!slot.shown || hide(slot)) continue;
+        // Whoever unplugs takes the window in any case.
+        bus_of(slot)->remove(*slot.shown);
+        slot.shown.reset();
     }
     memory_ = nullptr;
     ports_ = nullptr;

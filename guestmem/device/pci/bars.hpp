@@ -25,8 +25,8 @@
 /// visible where its kind is decoded, its address is neither zero nor all ones (no address, and a guest that asks for
 /// the size), and the bus has nothing else there. One that does not fit is not visible; its first refusal is reported,
 /// and each update() tries again. Memory, too, has its window on the bus, without a device, so that nothing else gets
-/// there: moved(address) is called after its window is there, moved(nothing) before it goes. Where moved() fails, the
-/// BAR is not visible.
+/// there: moved(address) is called after its window is there, moved(nothing) before it goes. Where moved(address)
+/// fails, the BAR is not visible; where moved(nothing) does, it stays where it is, and each update() tries again.
 /// Threads: one at a time; moved() is called with the function's mutex held and must not access its configuration.
 /// Lifetime: the buses outlive what is plugged. unplug() before it goes, or the windows stay.
 
@@ -83,7 +83,8 @@ private:
     [[nodiscard]] Bus* bus_of(const Slot& slot) const;
     [[nodiscard]] const Slot* find(unsigned index) const;
     [[nodiscard]] Result<void> show(Slot& slot, std::uint64_t address) const;
-    void hide(Slot& slot) const;
+    /// False when it stays.
+    [[nodiscard]] bool hide(Slot& slot) const;
 
     std::vector<Slot> slots_;
     Bus* memory_ = nullptr;

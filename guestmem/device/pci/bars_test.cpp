@@ -4,7 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "guestmem/device/pci/testing/pci_machine.hpp"
 
@@ -162,6 +165,43 @@ TEST(Bars, OneThatWaitsForRoomGetsItWhenTheOtherLeaves) {
     EXPECT_FALSE(machine.other.address) << "the other is inside its megabyte";
     EXPECT_TRUE(machine.bridge->remove(shmem));
     EXPECT_EQ(machine.other.address, 0xf000'0000U);
+}
+
+TEST(Bars, MemoryThatCannotLeaveStaysWhereItIsAndIsTriedAgain) {
+    bool is_stuck = false;
+    std::optional<std::uint64_t> mapped;
+    std::vector<std::string> reports;
+    const auto moved = [&](std::optional<std::uint64_t> to) -> Result<void> {
+        if (!to && is_stuck) return Error{Errc::io, "the slot does not go"};
+        mapped = to;
+        return {};
+    };
+    PciMachine machine;
+    auto function =
+        Function::create({.name = "stuck",
+                          .bars = {{.index = 0, .size_bytes = 4096, .moved = moved}},
+                          .report = [&](const Error& error) { reports.push_back(error.message()); }})
+            .value();
+    machine.plug(function, 9);
+    machine.write<std::uint32_t>(9, 0x10, 0xf000'0000);
+    machine.write<std::uint16_t>(9, command_register, command_memory);
+    is_stuck = true;
+    machine.write<std::uint32_t>(9, 0x10, 0xf000'1000);
+    EXPECT_EQ(function->visible_address(0), 0xf000'0000U) << "it is there, and says so";
+    EXPECT_EQ(mapped, 0xf000'0000U);
+    ASSERT_THAT(reports, SizeIs(1));
+    EXPECT_THAT(reports[0], HasSubstr("the slot does not go"));
+    machine.write<std::uint32_t>(shmem, 0x10, 0xf000'0000);
+    machine.write<std::uint16_t>(shmem, command_register, command_memory);
+    EXPECT_FALSE(machine.function(shmem)->visible_address(0)) << "its place is not free";
+    is_stuck = false;
+    machine.write<std::uint8_t>(9, interrupt_line_register, 0);
+    EXPECT_EQ(function->visible_address(0), 0xf000'1000U)
+        << "the next write of the configuration tries again";
+    EXPECT_EQ(mapped, 0xf000'1000U);
+    EXPECT_TRUE(machine.function(shmem)->visible_address(0));
+    EXPECT_TRUE(machine.bridge->remove(9));
+    EXPECT_FALSE(mapped);
 }
 
 TEST(Bars, TwoOfOneFunctionCanChangePlacesInOneWrite) {

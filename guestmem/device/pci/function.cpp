@@ -48,7 +48,7 @@ Result<void> Function::add_capabilities(const std::vector<std::shared_ptr<Capabi
 
 void Function::plug(const Slot& slot) {
     const std::scoped_lock lock{mutex_};
-    bars_.plug(*slot.memory, *slot.ports);
+    bars_.plug(slot.memory, slot.ports);
     if (intx_) {
         space_.set(interrupt_line_register, slot.line_number);
         intx_->connect(slot.line);

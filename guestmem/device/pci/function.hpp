@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -47,8 +48,8 @@ public:
     };
     /// What a place on a bus gives.
     struct Slot {
-        Bus* memory = nullptr;
-        Bus* ports = nullptr;
+        std::reference_wrapper<Bus> memory;
+        std::reference_wrapper<Bus> ports;
         std::shared_ptr<InterruptLine> line = {};
         std::uint8_t line_number = 0xff;  ///< for the Interrupt Line register; 0xff: unknown (6.2.4)
     };

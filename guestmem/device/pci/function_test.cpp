@@ -7,6 +7,7 @@
 #include <array>
 #include <span>
 #include <thread>
+#include <type_traits>
 
 #include "guestmem/device/pci/testing/pci_machine.hpp"
 
@@ -66,6 +67,9 @@ TEST(Function, WhatDoesNotFitIsRefusedByName) {
     EXPECT_THAT(too_many.error().message(), HasSubstr("card 8: capability 0x5"));
 }
 
+// What has no bus cannot be plugged: a slot is not made without both.
+static_assert(!std::is_default_constructible_v<Function::Slot>);
+
 TEST(Function, ThatGoesTakesItsWindowsAlong) {
     Bus memory{"memory", ~std::uint64_t{0}};
     Bus ports{"port", 0xffff};
@@ -86,7 +90,7 @@ TEST(Function, ThatGoesTakesItsWindowsAlong) {
     function->program_address(1, 0x500);
     EXPECT_FALSE(function->write_config(command_register, on)) << "it is plugged in nowhere";
     EXPECT_FALSE(is_mapped);
-    function->plug({.memory = &memory, .ports = &ports});
+    function->plug({.memory = memory, .ports = ports});
     EXPECT_TRUE(is_mapped);
     EXPECT_EQ(ports.windows().size(), 1U);
     function.reset();
@@ -107,7 +111,7 @@ TEST(Function, ADeviceMayInterruptWhileItsBarMoves) {
     };
     const auto function =
         Function::create({.name = "f", .intx = pin, .bars = {{.size_bytes = 4096, .moved = moved}}}).value();
-    function->plug({.memory = &memory, .ports = &ports});
+    function->plug({.memory = memory, .ports = ports});
     function->program_address(0, 0x10'0000);
     std::thread device{[&] {
         for (int i = 0; i < 3000; ++i) {

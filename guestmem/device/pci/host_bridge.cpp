@@ -203,8 +203,8 @@ Result<unsigned> HostBridge::add(std::shared_ptr<Function> function, std::option
         return Error{Errc::already_exists, fmt::format("{}: {} is {}", function->name(),
                                                        address_text(entry.device), entry.function->name())};
     }
-    Function::Slot slot{.memory = options_.memory,
-                        .ports = options_.ports != nullptr ? options_.ports : &no_ports_};
+    Function::Slot slot{.memory = *options_.memory,
+                        .ports = options_.ports != nullptr ? *options_.ports : no_ports_};
     if (!pins_.empty() && function->has_intx()) {
         const std::size_t line = line_of(number, 1);
         slot.line = pins_[line].make_input();

@@ -11,6 +11,7 @@ Result<void> MessageVector::give(MsiConnector& connector, FdView eventfd) {
     std::unique_ptr<MsiInterrupt> interrupt = GM_TRY(connector.connect(eventfd));
     interrupt_ = std::move(interrupt);
     eventfd_ = eventfd;
+    others_.clear();
     live_.reset();
     return want(wanted_);
 }
@@ -18,7 +19,24 @@ Result<void> MessageVector::give(MsiConnector& connector, FdView eventfd) {
 void MessageVector::take_back() {
     interrupt_.reset();
     eventfd_ = {};
+    others_.clear();
     live_.reset();
+}
+
+Result<void> MessageVector::add(FdView eventfd) {
+    if (!interrupt_) return Error{Errc::not_found, "an eventfd beside none: give the vector its first one"};
+    GM_TRY(interrupt_->add(eventfd));
+    others_.push_back(eventfd);
+    return {};
+}
+
+void MessageVector::remove(FdView eventfd) {
+    const auto is_meant = [&](FdView other) { return other.number() == eventfd.number(); };
+    if (std::erase_if(others_, is_meant) != 0) interrupt_->remove(eventfd);
+}
+
+void MessageVector::expect(const std::optional<MsiMessage>& message) const {
+    if (interrupt_ && message && live_ != message) interrupt_->expect(*message);
 }
 
 Result<void> MessageVector::want(const std::optional<MsiMessage>& message) {
@@ -40,8 +58,10 @@ Result<void> MessageVector::want(const std::optional<MsiMessage>& message) {
 
 bool MessageVector::is_pending() const {
     if (!interrupt_ || live_) return false;
-    const auto is_kicked = poll_readable(eventfd_, 0);
-    return is_kicked && *is_kicked;
+    std::vector<FdView> all = others_;
+    all.push_back(eventfd_);
+    const auto kicked = poll_readable(all, 0);
+    return kicked && !kicked->empty();
 }
 
 }  // namespace guestmem::pci

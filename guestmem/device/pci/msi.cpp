@@ -75,6 +75,17 @@ void Msi::take_back(std::size_t vector) {
     if (vector < vectors_.size()) vectors_[vector].take_back();
 }
 
+Result<void> Msi::add(std::size_t vector, FdView eventfd) {
+    GM_TRY(check(vector));
+    const std::scoped_lock lock{mutex_};
+    return vectors_[vector].add(eventfd);
+}
+
+void Msi::remove(std::size_t vector, FdView eventfd) {
+    const std::scoped_lock lock{mutex_};
+    if (vector < vectors_.size()) vectors_[vector].remove(eventfd);
+}
+
 CapabilityImage Msi::image() const {
     CapabilityImage image{.id = capability_id,
                           .bytes = std::vector<std::byte>(image_bytes),
@@ -100,14 +111,15 @@ void Msi::programmed(std::span<const std::byte> bytes) {
 
     const std::scoped_lock lock{mutex_};
     is_enabled_ = (control & control_enable) != 0;
-    for (std::size_t i = 0; i < vectors_.size(); ++i) {
+    const auto message_of = [&](std::size_t i) -> std::optional<MsiMessage> {
         // The low bits of the data are the number of the message (6.8.1.6).
         const std::uint32_t number = static_cast<std::uint32_t>(i) & last;
-        std::optional<MsiMessage> message;
-        if (is_enabled_ && (masked >> number & 1) == 0)
-            message = MsiMessage{.address = address, .data = (data & ~last) | number};
-        if (const auto done = vectors_[i].want(message); !done) report_.say(done.error());
-    }
+        if (!is_enabled_ || (masked >> number & 1) != 0) return std::nullopt;
+        return MsiMessage{.address = address, .data = (data & ~last) | number};
+    };
+    for (std::size_t i = 0; i < vectors_.size(); ++i) vectors_[i].expect(message_of(i));
+    for (std::size_t i = 0; i < vectors_.size(); ++i)
+        if (const auto done = vectors_[i].want(message_of(i)); !done) report_.say(done.error());
 }
 
 void Msi::refresh(std::span<std::byte> bytes) {

@@ -45,6 +45,9 @@ public:
 
     [[nodiscard]] Result<void> give(std::size_t vector, FdView eventfd);
     void take_back(std::size_t vector);
+    /// Another eventfd that is the same message, until remove() or the first one is taken back.
+    [[nodiscard]] Result<void> add(std::size_t vector, FdView eventfd);
+    void remove(std::size_t vector, FdView eventfd);
     [[nodiscard]] std::size_t count_vectors() const { return vectors_.size(); }
     [[nodiscard]] bool is_enabled() const { return is_enabled_; }
 

@@ -79,6 +79,24 @@ TEST_F(MsiTest, AMaskedMessageIsPendingUntilItIsUnmasked) {
     EXPECT_THAT(machine_.connector->deliver(), SizeIs(1));
 }
 
+TEST_F(MsiTest, FurtherEventfdsAreTheSameMessage) {
+    const EventFd other = EventFd::create().value();
+    EXPECT_FALSE(machine_.msi->add(0, other.view())) << "without a first one";
+    give_all();
+    ASSERT_TRUE(machine_.msi->add(0, other.view()));
+    EXPECT_FALSE(machine_.msi->add(PciMachine::count_msi, other.view()));
+    ASSERT_TRUE(other.kick());
+    EXPECT_EQ(machine_.read<std::uint32_t>(device, at + 20), 1U) << "it waits";
+    program(0x0001);
+    EXPECT_THAT(machine_.connector->deliver(),
+                UnorderedElementsAre(MsiMessage{.address = 0x1'fee0'1000, .data = 0x4567}));
+    machine_.msi->remove(0, other.view());
+    EXPECT_FALSE(machine_.connector->message_of(other.view()));
+    EXPECT_TRUE(machine_.connector->message_of(machine_.msi_bells[0].view()));
+    machine_.msi->remove(0, other.view());
+    machine_.msi->remove(PciMachine::count_msi, other.view());
+}
+
 TEST_F(MsiTest, EnabledItSilencesThePin) {
     machine_.shmem_pin->set(true);
     EXPECT_TRUE(machine_.lines[1]->is_up());

@@ -107,19 +107,22 @@ void Msix::programmed(std::span<const std::byte> bytes) {
     if (is_enabled == is_enabled_ && is_masked == is_function_masked_) return;
     is_enabled_ = is_enabled;
     is_function_masked_ = is_masked;
+    for (const Entry& entry : entries_) entry.vector.expect(message_of(entry));
     for (Entry& entry : entries_) apply(entry);
 }
 
-void Msix::apply(Entry& entry) {
+std::optional<MsiMessage> Msix::message_of(const Entry& entry) const {
     const auto& words = entry.words;
-    std::optional<MsiMessage> message;
-    if (is_enabled_ && !is_function_masked_ && (words[word_control] & control_masked) == 0) {
-        // The two low bits of the address are zero, whatever was written there (6.8.2.6).
-        message = MsiMessage{
-            .address = std::uint64_t{words[word_address_high]} << 32 | (words[word_address_low] & ~3U),
-            .data = words[word_data]};
-    }
-    if (const auto done = entry.vector.want(message); !done) report_.say(done.error());
+    if (!is_enabled_ || is_function_masked_ || (words[word_control] & control_masked) != 0)
+        return std::nullopt;
+    // The two low bits of the address are zero, whatever was written there (6.8.2.6).
+    return MsiMessage{
+        .address = std::uint64_t{words[word_address_high]} << 32 | (words[word_address_low] & ~3U),
+        .data = words[word_data]};
+}
+
+void Msix::apply(Entry& entry) {
+    if (const auto done = entry.vector.want(message_of(entry)); !done) report_.say(done.error());
 }
 
 std::byte Msix::byte_at(std::uint64_t offset) const {

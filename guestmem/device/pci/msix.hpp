@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -73,6 +74,7 @@ private:
 
     explicit Msix(Options options);
     [[nodiscard]] Result<void> check(std::size_t vector) const;
+    [[nodiscard]] std::optional<MsiMessage> message_of(const Entry& entry) const;
     void apply(Entry& entry);
     [[nodiscard]] std::byte byte_at(std::uint64_t offset) const;
 

@@ -93,30 +93,48 @@ private:
     class Interrupt final : public MsiInterrupt {
     public:
         Interrupt(std::shared_ptr<State> state, std::shared_ptr<Entry> entry)
-            : state_(std::move(state)), entry_(std::move(entry)) {}
+            : state_(std::move(state)), entries_{std::move(entry)} {}
         Interrupt(const Interrupt&) = delete;
         Interrupt& operator=(const Interrupt&) = delete;
         ~Interrupt() override {
             const std::scoped_lock lock{state_->mutex};
-            std::erase(state_->entries, entry_);
+            for (const auto& entry : entries_) std::erase(state_->entries, entry);
         }
         [[nodiscard]] Result<void> unmask(MsiMessage message) override {
             const std::scoped_lock lock{state_->mutex};
             ++state_->count_unmask_calls;
             GM_TRY(state_->check_allowed());
-            entry_->message = message;
+            for (const auto& entry : entries_) entry->message = message;
             return {};
         }
         [[nodiscard]] Result<void> mask() override {
             const std::scoped_lock lock{state_->mutex};
             GM_TRY(state_->check_allowed());
-            entry_->message.reset();
+            for (const auto& entry : entries_) entry->message.reset();
             return {};
+        }
+        [[nodiscard]] Result<void> add(FdView eventfd) override {
+            const std::scoped_lock lock{state_->mutex};
+            GM_TRY(state_->check_allowed());
+            auto entry = std::make_shared<Entry>();
+            entry->eventfd = eventfd;
+            entry->message = entries_.front()->message;
+            state_->entries.push_back(entry);
+            entries_.push_back(std::move(entry));
+            return {};
+        }
+        void remove(FdView eventfd) override {
+            const std::scoped_lock lock{state_->mutex};
+            const auto is_meant = [&](const auto& entry) {
+                return entry != entries_.front() && entry->eventfd.number() == eventfd.number();
+            };
+            std::erase_if(state_->entries, is_meant);
+            std::erase_if(entries_, is_meant);
         }
 
     private:
         std::shared_ptr<State> state_;
-        std::shared_ptr<Entry> entry_;
+        std::vector<std::shared_ptr<Entry>> entries_;  ///< the first one is that of connect()
     };
 
     std::shared_ptr<State> state_ = std::make_shared<State>();

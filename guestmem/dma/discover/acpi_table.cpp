@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
+#include <bit>
 #include <numeric>
 
 namespace guestmem::dma {
@@ -23,15 +23,22 @@ std::size_t heap_bytes(std::size_t bytes) {
     return bytes == 0 ? 0 : std::max(heap_least_bytes, bytes + heap_beside_bytes);
 }
 
+/// Of a copy, which has no capacity to spare.
+std::size_t heap_bytes_of_copy(const std::string& text) {
+    return text.size() < string_inside_bytes ? 0 : heap_bytes(text.size() + 1);
+}
+
 std::size_t heap_bytes(const std::string& text) {
     return text.capacity() < string_inside_bytes ? 0 : heap_bytes(text.capacity() + 1);
 }
 
 std::size_t heap_bytes(const Origin& origin) { return heap_bytes(origin.place); }
 
+std::size_t heap_bytes(const PciPath& path) { return heap_bytes(path.hops.capacity() * sizeof(PciHop)); }
+
 std::size_t heap_bytes(const Selector& selector) {
     if (const auto* const path = std::get_if<PciPath>(&selector)) {
-        return heap_bytes(path->hops.capacity() * sizeof(PciHop));
+        return heap_bytes(*path);
     }
     if (const auto* const named = std::get_if<NamedDevice>(&selector)) {
         return heap_bytes(named->path);
@@ -68,11 +75,13 @@ TableFacts::TableFacts(Source source, std::size_t table_bytes)
 Origin TableFacts::origin(std::size_t offset) const {
     // Without fmt: there is one for each fact, and facts have nanoseconds.
     constexpr std::string_view before = "offset 0x";
-    std::array<char, before.size() + 16> text{};
+    std::array<char, before.size() + 2 * sizeof offset> text;
     std::ranges::copy(before, text.begin());
-    const auto [stop, error] =
-        std::to_chars(text.data() + before.size(), text.data() + text.size(), offset, 16);
-    return {source_, std::string(text.data(), stop), {}};
+    const std::size_t digits = (static_cast<std::size_t>(std::bit_width(offset | 1)) + 3) / 4;
+    for (std::size_t i = 0; i < digits; ++i) {
+        text[before.size() + digits - 1 - i] = "0123456789abcdef"[offset >> (4 * i) & 0xf];
+    }
+    return {source_, std::string(text.data(), before.size() + digits), {}};
 }
 
 template <typename T>
@@ -88,8 +97,9 @@ bool TableFacts::make_room(std::vector<T>& facts, std::size_t wanted) {
     return true;
 }
 
+/// False when there is none; the table is full then.
 template <typename T>
-bool TableFacts::add_to(std::vector<T>& facts, T&& fact, std::size_t count, std::size_t bytes) {
+bool TableFacts::take_room(std::vector<T>& facts, std::size_t count, std::size_t bytes) {
     if (is_full_) {
         return false;
     }
@@ -103,25 +113,53 @@ bool TableFacts::add_to(std::vector<T>& facts, T&& fact, std::size_t count, std:
     }
     used_bytes_ += bytes;
     count_ += count;
-    facts.push_back(std::forward<T>(fact));
     return true;
 }
 
 bool TableFacts::add(UnitFact fact) {
-    const std::size_t bytes = heap_bytes(fact.name) + heap_bytes(fact.origin);
-    return add_to(found_.units, std::move(fact), 1, bytes);
+    if (!take_room(found_.units, 1, heap_bytes(fact.name) + heap_bytes(fact.origin))) {
+        return false;
+    }
+    found_.units.push_back(std::move(fact));
+    return true;
 }
 
-bool TableFacts::add(CoverFact fact) {
+bool TableFacts::add(const CoverFact& fact) {
+    // What the selector has to spare is counted, too: it is little.
+    const std::size_t bytes =
+        heap_bytes_of_copy(fact.unit) + heap_bytes(fact.which) + heap_bytes_of_copy(fact.origin.place);
+    if (!take_room(found_.covers, 1, bytes)) {
+        return false;
+    }
+    found_.covers.push_back(fact);
+    return true;
+}
+
+bool TableFacts::add(CoverFact&& fact) {
     const std::size_t bytes = heap_bytes(fact.unit) + heap_bytes(fact.which) + heap_bytes(fact.origin);
-    return add_to(found_.covers, std::move(fact), 1, bytes);
+    if (!take_room(found_.covers, 1, bytes)) {
+        return false;
+    }
+    found_.covers.push_back(std::move(fact));
+    return true;
 }
 
 bool TableFacts::add(ReservedFact fact) {
-    const std::size_t bytes = heap_bytes(fact.who) + heap_bytes(fact.origin);
-    const std::size_t count = 1 + fact.who.size();
-    return add_to(found_.reserved, std::move(fact), count, bytes);
+    if (!take_room(found_.reserved, 1 + fact.who.size(), heap_bytes(fact.who) + heap_bytes(fact.origin))) {
+        return false;
+    }
+    found_.reserved.push_back(std::move(fact));
+    return true;
 }
+
+bool TableFacts::take_cover_room(const std::string& unit, std::size_t which_bytes, std::size_t offset) {
+    const std::size_t place_bytes = offset >> 24 == 0 ? 0 : heap_least_bytes;  // "offset 0xabcdef" is inside
+    return take_room(found_.covers, 1, heap_bytes_of_copy(unit) + which_bytes + place_bytes);
+}
+
+std::size_t TableFacts::heap_bytes_of(const Selector& which) { return heap_bytes(which); }
+std::size_t TableFacts::heap_bytes_of(const PciPath& which) { return heap_bytes(which); }
+std::size_t TableFacts::heap_bytes_of(const NamedDevice& which) { return heap_bytes(which.path); }
 
 void TableFacts::expect_covers(std::size_t count) {
     const std::size_t wanted = found_.covers.size() + count;

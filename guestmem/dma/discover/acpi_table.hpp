@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -91,8 +92,20 @@ public:
 
     /// False when there is no room for it; nothing was added then.
     [[nodiscard]] bool add(UnitFact fact);
-    [[nodiscard]] bool add(CoverFact fact);
+    [[nodiscard]] bool add(const CoverFact& fact);
+    [[nodiscard]] bool add(CoverFact&& fact);
     [[nodiscard]] bool add(ReservedFact fact);
+    /// The same as add() of such a cover; it is made where it stays.
+    template <typename S>
+    [[nodiscard]] bool add_cover(const std::string& unit, S which, const IdentityRule& identity,
+                                 std::size_t offset) {
+        if (!take_cover_room(unit, heap_bytes_of(which), offset)) {
+            return false;
+        }
+        found_.covers.emplace_back(
+            InPlace{[&] { return CoverFact{unit, std::move(which), identity, origin(offset), false}; }});
+        return true;
+    }
     /// Makes room for so many more covers at once, so that they do not have to move. Without room for them the table
     /// is full before the first is made.
     void expect_covers(std::size_t count);
@@ -117,8 +130,24 @@ public:
     [[nodiscard]] Result<SourceFacts> finish() &&;
 
 private:
+    /// Becomes what the call returns, with no copy of it.
+    template <typename F>
+    struct InPlace {
+        F make;
+        operator CoverFact() const { return make(); }  // NOLINT: the conversion is its purpose
+    };
+
+    [[nodiscard]] bool take_cover_room(const std::string& unit, std::size_t which_bytes, std::size_t offset);
+    [[nodiscard]] static std::size_t heap_bytes_of(const Selector& which);
+    [[nodiscard]] static std::size_t heap_bytes_of(const PciPath& which);
+    [[nodiscard]] static std::size_t heap_bytes_of(const NamedDevice& which);
+    template <typename S>
+        requires std::is_trivially_destructible_v<S>
+    [[nodiscard]] static std::size_t heap_bytes_of(const S& /*unused*/) {
+        return 0;
+    }
     template <typename T>
-    bool add_to(std::vector<T>& facts, T&& fact, std::size_t count, std::size_t heap_bytes);
+    bool take_room(std::vector<T>& facts, std::size_t count, std::size_t heap_bytes);
     template <typename T>
     bool make_room(std::vector<T>& facts, std::size_t wanted);
 

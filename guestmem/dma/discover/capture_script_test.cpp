@@ -77,8 +77,8 @@ int run(const std::string& shell, const TempFolder& folder, const std::string& r
     const bool is_busybox = shell.starts_with("busybox");
     const std::string programs =
         is_busybox ? "mkdir -p bin && busybox --install -s bin && PATH=$PWD/bin && export PATH && " : "";
-    return std::system(fmt::format("cd {0} && {4} {3} {1} capture.sh out.tar '{2}' 2> said", folder.path(), shell,
-                                   root, environment, programs)
+    return std::system(fmt::format("cd {0} && {4} {3} {1} capture.sh out.tar '{2}' 2> said", folder.path(),
+                                   shell, root, environment, programs)
                            .c_str());
 }
 

@@ -300,7 +300,7 @@ private:
             return;
         }
         has_rest_.set(segment);
-        (void)facts_.add(CoverFact{name, PciRest{segment}, {}, facts_.origin(structure.offset())});
+        (void)facts_.add_cover(name, PciRest{segment}, {}, structure.offset());
     }
 
     void add_unit(TableBytes structure, const std::string& name) {
@@ -330,9 +330,10 @@ private:
     }
 
     void add_cover(const Scope& scope, std::uint16_t segment, const std::string& unit) {
-        CoverFact cover{unit, {}, {}, facts_.origin(scope.bytes.offset())};
+        Selector which;
+        IdentityRule identity;
         if (scope.type == endpoint || scope.type == bridge) {
-            cover.which = path_of(scope, segment);
+            which = path_of(scope, segment);
         } else if (scope.hops() > 1) {
             facts_.complain(scope.bytes.offset(), [&] {
                 return fmt::format("device scope of type {} behind a bridge: its requester id is not known",
@@ -340,19 +341,19 @@ private:
             });
             return;
         } else if (scope.type == named) {
-            auto which = name_of(scope);
-            if (!which) {
+            auto name = name_of(scope);
+            if (!name) {
                 return;
             }
-            cover.which = *std::move(which);
-            cover.identity.first_id = scope.address(segment).rid;
-            cover.identity.is_shared = true;
+            which = *std::move(name);
+            identity.first_id = scope.address(segment).rid;
+            identity.is_shared = true;
         } else {
-            cover.which = InterruptSender{
+            which = InterruptSender{
                 scope.type == hpet ? InterruptSender::Kind::hpet : InterruptSender::Kind::io_apic, scope.id,
                 scope.address(segment)};
         }
-        (void)facts_.add(std::move(cover));
+        (void)facts_.add_cover(unit, std::move(which), identity, scope.bytes.offset());
     }
 
     void read_reserved(TableBytes structure) {

@@ -29,8 +29,7 @@
 ///     is left out.
 /// Limits: max_dmar_units; those of acpi_table.hpp.
 /// Threads: any.
-/// Cost: n log n; at most 10 ns per byte of a 1 MiB table (dmar_bench.cpp). A fact takes about 100 ns, so that a table of
-/// some KiB takes up to 12 ns per byte.
+/// Cost: n log n; at most 10 ns per byte (dmar_bench.cpp).
 /// Known holes: an I/O APIC or HPET behind a bridge, whose bus number only the machine knows, is a complaint.
 
 namespace guestmem::dma {

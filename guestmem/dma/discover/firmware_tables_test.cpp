@@ -128,6 +128,11 @@ TEST(FirmwareTables, PrivatePropertiesAreBlankedAndTheTreeStaysSound) {
     ASSERT_NE(fdt_getprop(blob.data(), net, "local-mac-address", &length), nullptr);
     EXPECT_EQ(length, 6);
     EXPECT_EQ(fdt32_ld(static_cast<const fdt32_t*>(fdt_getprop(blob.data(), net, "iommus", &length))), 7U);
+    std::string roomy(blob.size() + 65536, '\0');
+    ASSERT_EQ(fdt_open_into(blob.data(), roomy.data(), static_cast<int>(roomy.size())), 0);
+    blank_private_properties(roomy);
+    EXPECT_LE(roomy.size(), blob.size()) << "room that firmware left is not taken";
+    EXPECT_TRUE(is_machine_description(roomy));
     std::string broken = "no tree with SN1234";
     blank_private_properties(broken);
     EXPECT_EQ(broken, "");

@@ -71,6 +71,7 @@ public:
         find_nodes();
         add_units();
         steps_ += count_mappings_;
+        expect_covers();
         for (std::size_t i = 0; i < nodes_.size() && !facts_.is_full(); ++i) {
             if (nodes_[i].type == root_complex) read_root_complex(i);
             if (nodes_[i].type == named_component) read_component(i);
@@ -98,6 +99,7 @@ private:
     void find_nodes();
     void check_node(const Node& node);
     void add_units();
+    void expect_covers();
     std::vector<IortMapping> mappings_of(const Node& node);
     const std::vector<IortPiece>& pieces_of(std::size_t index);
 
@@ -106,7 +108,7 @@ private:
     template <typename F>
     void follow(const Way& way, std::size_t offset, const F& arrive);
     void add_range(CoverFact& cover, std::uint16_t segment, const Way& end, const Node& node);
-    void add_stream(CoverFact cover, std::uint32_t unit, std::uint32_t first, std::uint32_t last);
+    void add_stream(const CoverFact& cover, std::uint32_t unit, std::uint32_t first, std::uint32_t last);
 
     void sort_streams();
     void read_reserved_memory(const Node& node);
@@ -118,6 +120,8 @@ private:
     std::size_t steps_;
     std::size_t unordered_mappings_ = max_unordered_mappings;
     std::size_t count_mappings_ = 0;
+    bool has_reserved_memory_ = false;
+    mutable std::size_t last_found_ = 0;          // in nodes_: mappings side by side lead to one
     std::vector<Node> nodes_;                     // by offset
     std::vector<std::vector<IortPiece>> pieces_;  // of the nodes that have been asked for them
     std::vector<Stream> streams_;                 // by unit and first id
@@ -125,7 +129,9 @@ private:
 };
 
 const Node* IortReader::node_at(std::uint32_t offset) const {
+    if (last_found_ < nodes_.size() && nodes_[last_found_].offset == offset) return &nodes_[last_found_];
     const auto at = std::ranges::lower_bound(nodes_, offset, {}, &Node::offset);
+    if (at != nodes_.end()) last_found_ = static_cast<std::size_t>(at - nodes_.begin());
     return at != nodes_.end() && at->offset == offset ? &*at : nullptr;
 }
 
@@ -203,6 +209,27 @@ void IortReader::add_units() {
         unit.origin = facts_.origin(node.offset);
         if (!facts_.add(std::move(unit))) return;
     }
+}
+
+/// Each mapping of a root complex that leads to a unit is a cover: a table with too many is refused before the first.
+void IortReader::expect_covers() {
+    std::size_t count = 0;
+    for (const Node& node : nodes_) {
+        has_reserved_memory_ = has_reserved_memory_ || node.type == reserved_memory;
+        if (node.type != root_complex) continue;
+        const TableBytes bytes = bytes_of(node);
+        const std::size_t at = bytes.get<std::uint32_t>(12);
+        if (at < node_header_bytes || !bytes.has(at, 0)) continue;
+        const std::size_t room = (node.length - at) / iort_mapping_bytes;
+        const std::size_t count_here = std::min<std::size_t>(bytes.get<std::uint32_t>(8), room);
+        for (std::size_t i = 0; i < count_here; ++i) {
+            const IortMapping mapping = read_iort_mapping(bytes, at + i * iort_mapping_bytes);
+            const bool is_used = mapping.is_single || mapping.input_base <= 0xffff;
+            const Node* const target = is_used ? node_at(mapping.output_node) : nullptr;
+            count += target != nullptr && (target->type == its_group || target->extra != none);
+        }
+    }
+    facts_.expect_covers(count);
 }
 
 std::vector<IortMapping> IortReader::mappings_of(const Node& node) {
@@ -283,9 +310,11 @@ void IortReader::follow(const Way& way, std::size_t offset, const F& arrive) {
     }
 }
 
-void IortReader::add_stream(CoverFact cover, std::uint32_t unit, std::uint32_t first, std::uint32_t last) {
+void IortReader::add_stream(const CoverFact& cover, std::uint32_t unit, std::uint32_t first,
+                            std::uint32_t last) {
     const auto index = static_cast<std::uint32_t>(facts_.so_far().covers.size());
-    if (facts_.add(std::move(cover)) && unit != none) streams_.push_back({unit, first, last, index});
+    if (facts_.add(cover) && unit != none && has_reserved_memory_)
+        streams_.push_back({unit, first, last, index});
 }
 
 void IortReader::add_range(CoverFact& cover, std::uint16_t segment, const Way& end, const Node& node) {

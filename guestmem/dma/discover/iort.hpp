@@ -23,7 +23,8 @@
 /// Limits: of TableFacts; paths of max_iort_depth nodes; max_rmr_devices; a number of steps that grows with the
 /// table.
 /// Threads: any.
-/// Cost: n log n, below 10 ns per byte; memory below 16 bytes per byte and 1 MiB.
+/// Cost: n log n, below 10 ns per byte; memory below 16 bytes per byte and 1 MiB. ID mappings of root complexes that
+/// are more than there is room for are counted first, and refused before the first is read.
 
 namespace guestmem::dma {
 

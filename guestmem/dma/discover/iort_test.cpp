@@ -32,7 +32,7 @@ using testing::unit_texts;
 constexpr std::uint64_t is_single = 1;
 
 std::vector<std::byte> sample() {
-    std::ifstream file{GUESTMEM_SOURCE "/guestmem/dma/discover/testing/tables/iort.dat", std::ios::binary};
+    std::ifstream file{GUESTMEM_SOURCE "/guestmem/dma/discover/testing/tables/iort.aml", std::ios::binary};
     const std::vector<char> text{std::istreambuf_iterator<char>{file}, {}};
     const auto bytes = std::as_bytes(std::span{text});
     return {bytes.begin(), bytes.end()};

@@ -356,7 +356,7 @@ private:
             identity.first_id = *source;
             identity.is_shared = true;
         }
-        (void)facts_.add(CoverFact{unit_, PciRange{segment_, first, last}, identity, facts_.origin(offset)});
+        (void)facts_.add_cover(unit_, PciRange{segment_, first, last}, identity, offset);
         if (source) {
             cover(offset, *source, *source, {});
         }
@@ -407,7 +407,7 @@ private:
         const InterruptSender sender{
             variety == 1 ? InterruptSender::Kind::io_apic : InterruptSender::Kind::hpet,
             entry.get<std::uint8_t>(4), PciAddress{segment_, source}};
-        (void)facts_.add(CoverFact{unit_, sender, {}, facts_.origin(entry.offset())});
+        (void)facts_.add_cover(unit_, sender, {}, entry.offset());
         cover(entry.offset(), source, source, {});
     }
 
@@ -434,7 +434,9 @@ private:
             }
             name += fmt::format(":{}", number);
         } else if (format == 2 && length > 0) {
-            name += ":" + printable(uid.bytes());
+            name.reserve(name.size() + 1 + length);
+            name += ':';
+            name += printable(uid.bytes());
         } else if (format != 0 || length != 0) {
             facts_.complain(entry.offset(), [&] {
                 return fmt::format(
@@ -446,8 +448,7 @@ private:
         IdentityRule identity;
         identity.first_id = device;
         identity.is_shared = true;
-        (void)facts_.add(
-            CoverFact{unit_, NamedDevice{std::move(name)}, identity, facts_.origin(entry.offset())});
+        (void)facts_.add_cover(unit_, NamedDevice{std::move(name)}, identity, entry.offset());
         cover(entry.offset(), device, device, {});
     }
 

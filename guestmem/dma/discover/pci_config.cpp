@@ -157,7 +157,7 @@ void read_extended(Bytes bytes, unsigned id, std::size_t at, PciFunction& functi
     if (id != access_control_services) return;
     const auto can = load<std::uint16_t>(bytes, at + 4);
     const auto is_on = load<std::uint16_t>(bytes, at + 6);
-    if (can && is_on) function.access_control = AccessControl{.can = *can, .is_on = *is_on};
+    if (can && is_on) function.access_control = AccessControl{.can = *can, .is_on = *is_on, .is_present = true};
 }
 
 /// There is none of what the lists would tell.

@@ -21,8 +21,8 @@
 /// the kernel shows ACPI's ExternalFacingPort by this alone (`removable`, kernel 5.14).
 /// Threads: any.
 /// Limits: max_host_names names in a folder; more are an error.
-/// Cost: in a folder about 12 system calls for each PCI function; 4,096 functions and their groups take
-/// less than 200 ms (sysfs_bench.cpp).
+/// Cost: in a folder about 12 system calls for each PCI function and 14 for its group; 4,096 functions and their
+/// groups take less than 200 ms (sysfs_bench.cpp, discover_bench.cpp).
 /// Known holes: an external-facing port of ACPI with nothing plugged in is not told. Segments above ffff (VMD) have no
 /// PciAddress: their functions are a complaint. has_vfio and has_iommufd say what is loaded, not what could be.
 

@@ -28,7 +28,7 @@ using testing::unit_texts;
 using testing::ViotBuilder;
 
 std::vector<std::byte> sample() {
-    std::ifstream file{GUESTMEM_SOURCE "/guestmem/dma/discover/testing/tables/viot.dat", std::ios::binary};
+    std::ifstream file{GUESTMEM_SOURCE "/guestmem/dma/discover/testing/tables/viot.aml", std::ios::binary};
     const std::vector<char> text{std::istreambuf_iterator<char>{file}, {}};
     const auto bytes = std::as_bytes(std::span{text});
     return {bytes.begin(), bytes.end()};

@@ -14,8 +14,9 @@ namespace {
 std::string summary(const std::vector<Finding>& findings, const Inventory& inventory) {
     const auto risks = std::ranges::count(findings, Weight::risk, &Finding::weight);
     if (risks != 0) return fmt::format("not protected: {} {}\n", risks, risks == 1 ? "risk" : "risks");
-    const auto devices =
-        std::ranges::count_if(inventory.devices, [](const Device& device) { return !device.is_bridge; });
+    const auto devices = std::ranges::count_if(inventory.devices, [](const Device& device) {
+        return !device.is_bridge && device.protection == Protection::behind_unit;
+    });
     const auto units =
         std::ranges::count_if(inventory.units, [](const Unit& unit) { return !unit.kernel_name.empty(); });
     return fmt::format("protected: {} {} behind {} {}\n", devices, devices == 1 ? "device" : "devices", units,
@@ -43,7 +44,7 @@ std::string to_json(const std::vector<Finding>& findings) {
                         {"fix", finding.fix}});
     const Json all{{"is_protected", std::ranges::count(findings, Weight::risk, &Finding::weight) == 0},
                    {"findings", std::move(list)}};
-    return all.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+    return all.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace guestmem::dma

@@ -12,9 +12,25 @@
 namespace guestmem::dma {
 namespace {
 
-bool is_lone_bridge(const Inventory& inventory, const Containment& containment) {
-    return std::ranges::all_of(containment.devices,
-                               [&](std::size_t index) { return inventory.devices[index].is_bridge; });
+/// PCI functions that are IOMMUs, sorted.
+std::vector<PciAddress> unit_functions(const Inventory& inventory) {
+    std::vector<PciAddress> functions;
+    for (const Unit& unit : inventory.units) {
+        if (unit.function) {
+            functions.push_back(*unit.function);
+        }
+    }
+    std::ranges::sort(functions);
+    return functions;
+}
+
+/// Of bridges and IOMMUs alone: nothing that does DMA of its own.
+bool is_infrastructure(const Inventory& inventory, const Containment& containment,
+                       const std::vector<PciAddress>& units) {
+    return std::ranges::all_of(containment.devices, [&](std::size_t index) {
+        const Device& device = inventory.devices[index];
+        return device.is_bridge || (device.pci && std::ranges::binary_search(units, *device.pci));
+    });
 }
 
 const Device& first_device(const Inventory& inventory, const Containment& containment) {
@@ -51,9 +67,10 @@ std::string unit_text(const Unit& unit) {
 
 Shown show(const Inventory& inventory, bool has_bridges) {
     Shown shown;
+    const std::vector<PciAddress> units = unit_functions(inventory);
     std::map<std::pair<std::size_t, std::string>, std::vector<const Containment*>> places;
     for (const Containment& containment : inventory.containments) {
-        if (!has_bridges && is_lone_bridge(inventory, containment)) {
+        if (!has_bridges && is_infrastructure(inventory, containment, units)) {
             ++shown.count_hidden;
             continue;
         }

@@ -32,7 +32,7 @@ struct ShownHead {
 
 struct Shown {
     std::vector<ShownHead> heads = {};
-    std::size_t count_hidden = 0;  ///< bridges that stand alone
+    std::size_t count_hidden = 0;  ///< bridges and IOMMUs that stand alone
 };
 
 [[nodiscard]] Shown show(const Inventory& inventory, bool has_bridges);

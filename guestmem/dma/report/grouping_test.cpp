@@ -30,6 +30,14 @@ TEST(GroupingTest, ABridgeThatStandsAloneIsCountedInstead) {
     EXPECT_EQ(shown.heads[0].buses.at(0).containments.size(), 2U);
 }
 
+TEST(GroupingTest, AnIommuThatIsAPciFunctionIsCountedAsABridgeIs) {
+    Inventory inventory = testing::small_inventory();
+    const std::size_t hidden = show(inventory, false).count_hidden;
+    inventory.units[0].function = inventory.devices[0].pci;
+    EXPECT_EQ(show(inventory, false).count_hidden, hidden + 1);
+    EXPECT_EQ(show(inventory, true).count_hidden, 0U);
+}
+
 TEST(GroupingTest, HeadsWithoutAUnitAreThereOnlyWithDevices) {
     Inventory inventory = testing::small_inventory();
     inventory.containments.resize(3);

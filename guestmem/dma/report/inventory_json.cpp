@@ -153,7 +153,7 @@ std::string to_json(const Inventory& inventory) {
         all["complaints"].push_back({{"from", to_string(complaint.origin)}, {"text", complaint.text}});
     }
     // What captured files and tables say need not be UTF-8.
-    return all.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+    return all.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace guestmem::dma

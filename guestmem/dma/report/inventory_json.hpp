@@ -8,8 +8,9 @@
 /// An inventory as JSON, for programs.
 ///
 /// Contract: one object with "units", "devices", "containments", "kernel_groups", "platform" and "complaints";
-/// docs/guide/dma.md has its fields. Addresses are texts, "0xfed90000": a number of JSON loses bits beyond 2^53. A field
-/// that is not known is left out. The order is that of the inventory, so that equal inventories give equal texts.
+/// docs/guide/dma.md has its fields. Addresses are texts, "0xfed90000": a number of JSON loses bits beyond 2^53. A
+/// field that is not known is left out. All of it is ASCII, so that a terminal obeys nothing in it. The order is that
+/// of the inventory, so that equal inventories give equal texts.
 /// Threads: any.
 
 namespace guestmem::dma {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "guestmem/dma/report/testing/small_inventory.hpp"
@@ -47,6 +48,15 @@ TEST(InventoryJsonTest, AnEmptyMachineHasEmptyLists) {
     const auto json = nlohmann::json::parse(to_json(Inventory{}));
     for (const char* list : {"units", "devices", "containments", "kernel_groups", "complaints"})
         EXPECT_TRUE(json[list].is_array() && json[list].empty()) << list;
+}
+
+TEST(InventoryJsonTest, AllOfItIsAscii) {
+    Inventory inventory = testing::small_inventory();
+    inventory.settings.release = "6.1\xc2\x9b\xff\x7f\u00fc";
+    const std::string text = to_json(inventory);
+    EXPECT_TRUE(std::ranges::all_of(text, [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); }))
+        << text;
+    EXPECT_TRUE(nlohmann::json::accept(text));
 }
 
 }  // namespace

@@ -55,12 +55,12 @@ public:
             print_branches(out, branch, "", style_.is_unicode ? drawn : plain);
         }
         if (shown.count_hidden != 0) {
-            out += fmt::format("bridges that stand alone are not shown: {}\n", shown.count_hidden);
+            out += fmt::format("bridges and IOMMUs that stand alone are not shown: {}\n", shown.count_hidden);
         }
         for (const Complaint& complaint : inventory_.complaints) {
             out += fmt::format("note: {}: {}\n", clean(to_string(complaint.origin)), clean(complaint.text));
         }
-        return out;
+        return out.empty() ? "no IOMMU and no device was found\n" : out;
     }
 
 private:

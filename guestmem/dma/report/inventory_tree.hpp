@@ -7,9 +7,9 @@
 
 /// An inventory as a tree for a terminal: units, buses, what can only be contained together, devices.
 ///
-/// Contract: the text has no control character but the line end, whatever the names in the inventory are. Devices behind
-/// no unit that the kernel uses come last, under their own heads. Bridges are shown where they are part of a containment
-/// with other devices, and counted elsewhere, unless `has_bridges`.
+/// Contract: the text has no control character but the line end, whatever the names in the inventory are. Devices
+/// behind no unit that the kernel uses come last, under their own heads. Bridges, and IOMMUs that are PCI functions,
+/// are shown where they are part of a containment with other devices, and counted elsewhere, unless `has_bridges`.
 /// Threads: any.
 /// Example output:
 ///     vtd@fed90000  VT-d, kernel's dmar0, from: DMAR offset 0x30; kernel
@@ -25,7 +25,7 @@ namespace guestmem::dma {
 
 struct TreeStyle {
     bool is_unicode = false;   ///< lines of box-drawing characters
-    bool has_bridges = false;  ///< bridges that are alone in their containment, too
+    bool has_bridges = false;  ///< bridges and IOMMUs that are alone in their containment, too
     bool has_details = false;  ///< identities, reserved ranges and origins of each device
 };
 

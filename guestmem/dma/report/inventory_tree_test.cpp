@@ -30,7 +30,7 @@ behind a unit that the kernel does not use: reaches all memory
    +- 01:00.0  1234:11e8 unclassified device, no group
 behind no unit: reaches all memory
 +- /soc/?[31m<b>&"dma"?@1  /soc/?[31m<b>&"dma"?@1, no group
-bridges that stand alone are not shown: 1
+bridges and IOMMUs that stand alone are not shown: 1
 note: DMAR offset 0x80: a unit at address 0 is left out
 )");
 }
@@ -41,7 +41,7 @@ TEST(InventoryTreeTest, DetailsAndBridgesAreShownOnRequest) {
     EXPECT_THAT(text, HasSubstr("ids 0x18\n"));
     EXPECT_THAT(text, HasSubstr("0xfee00000 to 0xfeefffff msi, from: kernel"));
     EXPECT_THAT(text, HasSubstr("from: DMAR offset 0x40"));
-    EXPECT_THAT(text, Not(HasSubstr("bridges that stand alone")));
+    EXPECT_THAT(text, Not(HasSubstr("bridges and IOMMUs that stand alone")));
 }
 
 TEST(InventoryTreeTest, LinesMayBeDrawn) {
@@ -52,6 +52,10 @@ TEST(InventoryTreeTest, LinesMayBeDrawn) {
 TEST(InventoryTreeTest, NoNameReachesTheTerminalAsAControlCharacter) {
     const std::string text = to_tree(testing::small_inventory(), {.has_bridges = true, .has_details = true});
     EXPECT_TRUE(std::ranges::all_of(text, [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); }));
+}
+
+TEST(InventoryTreeTest, AnInventoryWithoutAnythingSaysSo) {
+    EXPECT_EQ(to_tree(Inventory{}), "no IOMMU and no device was found\n");
 }
 
 }  // namespace

@@ -22,6 +22,10 @@ std::string duration_text(double seconds) {
     return seconds < 1 ? fmt::format("{:.0f} ms", seconds * 1000) : fmt::format("{:.1f} s", seconds);
 }
 
+std::string counted(std::uint64_t count, std::string_view one, std::string_view many) {
+    return fmt::format("{} {}", count, count == 1 ? one : many);
+}
+
 std::string devices_text(const std::vector<std::string>& devices) {
     std::string text;
     for (std::size_t i = 0; i < std::min(devices.size(), most_devices_named); ++i)
@@ -48,8 +52,9 @@ std::string domain_text(const PlannedDomain& domain, std::size_t most_mappings) 
     if (domain.mappings.size() > most_mappings)
         text += fmt::format("  and {} mappings more\n", domain.mappings.size() - most_mappings);
     text += fmt::format(
-        "  {} mappings, {} entries in the unit's tables, {} locked, {} when the memory is there ({} when it is not)\n",
-        domain.mappings.size(), domain.page_entries, format_size(domain.locked_bytes),
+        "  {}, {} in the unit's tables, {} locked, {} when the memory is there ({} when it is not)\n",
+        counted(domain.mappings.size(), "mapping", "mappings"),
+        counted(domain.page_entries, "entry", "entries"), format_size(domain.locked_bytes),
         duration_text(domain.seconds_populated), duration_text(domain.seconds_unpopulated));
     return text;
 }
@@ -127,7 +132,7 @@ std::string to_json(const Plan& plan, const std::string& grants_file) {
     for (const PlannedDomain& domain : plan.domains) all["domains"].push_back(domain_json(plan, domain));
     for (const Problem& problem : plan.problems)
         all["problems"].push_back(problem_json(problem, grants_file));
-    return all.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+    return all.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace guestmem::dma

@@ -65,7 +65,7 @@ Result<TemplateMaker> TemplateMaker::begin(const std::string& folder, const Make
 
 Result<void> TemplateMaker::make_work(const std::string& store) {
     // Before it is locked, another maker may take it for a dead one's and remove it.
-    constexpr int attempts = 10;
+    constexpr int attempts = 100;
     Error reason{Errc::busy, fmt::format("{}: other makers remove each folder that is made there", store)};
     for (int i = 0; i < attempts; ++i) {
         work_ = fmt::format("{}/{}{}", store, making_prefix, GM_TRY(random_hex(8)));

@@ -3,7 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
+#include <iterator>
 #include <span>
 
 #include "guestmem/share/ivshmem/wire.hpp"
@@ -14,6 +17,8 @@ namespace {
 
 /// From the first byte of a message to its last.
 constexpr int message_timeout_ms = 1000;
+/// As much as a session's first messages have together, where all are few.
+constexpr std::size_t ahead_bytes = 512;
 
 }  // namespace
 
@@ -21,7 +26,47 @@ Result<Client> Client::connect(const std::string& path) { return Client{GM_TRY(U
 
 Result<Client> Client::adopt(Fd stream) { return Client{GM_TRY(UnixStream::adopt(std::move(stream)))}; }
 
+Result<Notice> Client::take_ahead() {
+    IvshmemMessage message{};
+    std::copy_n(ahead_.begin(), message.size(), message.begin());
+    ahead_.erase(ahead_.begin(), ahead_.begin() + static_cast<std::ptrdiff_t>(message.size()));
+    std::optional<Fd> fd;
+    if (table_.own_id() && !ahead_fds_.empty()) {
+        fd = std::move(ahead_fds_.front());
+        ahead_fds_.pop_front();
+    }
+    if (!has_more() && !ahead_fds_.empty())
+        return Error{Errc::corrupt,
+                     fmt::format("ivshmem: {} descriptors without a message", ahead_fds_.size())};
+    return table_.take(decode_ivshmem(message), std::move(fd));
+}
+
+Result<std::optional<Notice>> Client::receive_ahead(int timeout_ms) {
+    std::array<std::byte, ahead_bytes> buffer;
+    while (!has_more()) {
+        const bool is_within = !ahead_.empty();
+        if (!GM_TRY(stream_.wait_readable(is_within ? message_timeout_ms : timeout_ms))) {
+            if (!is_within) return std::optional<Notice>{};
+            return Error{Errc::corrupt,
+                         fmt::format("ivshmem: {} of 8 bytes came, and the rest did not within {} ms",
+                                     ahead_.size(), message_timeout_ms)};
+        }
+        auto received = GM_TRY(stream_.receive(buffer));
+        if (!received) continue;
+        if (received->count_bytes == 0)
+            return Error{Errc::unavailable, "the ivshmem server closed the connection"};
+        if (received->has_lost_fds)
+            return Error{Errc::exhausted,
+                         "an ivshmem descriptor was lost: this process has too few; raise ulimit -n"};
+        const auto bytes = std::span{buffer}.first(received->count_bytes);
+        ahead_.insert(ahead_.end(), bytes.begin(), bytes.end());
+        for (Fd& fd : received->fds) ahead_fds_.push_back(std::move(fd));
+    }
+    return std::optional{GM_TRY(take_ahead())};
+}
+
 Result<std::optional<Notice>> Client::receive(int timeout_ms) {
+    if (!ahead_.empty()) return receive_ahead(timeout_ms);
     if (!GM_TRY(stream_.wait_readable(timeout_ms))) return std::optional<Notice>{};
     IvshmemMessage message{};
     std::span<std::byte> rest{message};
@@ -72,6 +117,12 @@ Result<std::uint64_t> Client::wait(std::uint32_t vector, int timeout_ms) const {
     if (own == nullptr || vector >= own->size())
         return Error{Errc::out_of_range, fmt::format("this client has no vector {}", vector)};
     return (*own)[vector].wait(timeout_ms);
+}
+
+Result<bool> Client::has_ended() const {
+    std::array<std::byte, 1> buffer;
+    const auto seen = GM_TRY(stream_.peek(buffer));
+    return seen && seen->count_bytes == 0;
 }
 
 Result<Mapping> Client::map(MapAccess access) const { return map_sealed(table_.memory(), access); }

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string>
 
 #include "guestmem/base/result.hpp"
 #include "guestmem/share/ivshmem/peer_table.hpp"
+#include "guestmem/share/ivshmem/wire.hpp"
 #include "guestmem/sys/mapping.hpp"
 #include "guestmem/sys/unix_socket.hpp"
 
@@ -33,6 +36,11 @@ public:
 
     /// One message, when one comes within `timeout_ms` (-1: for ever); nothing when none does.
     [[nodiscard]] Result<std::optional<Notice>> receive(int timeout_ms);
+    /// The same for the first messages of a session, which may come many together: takes as many as there are, and
+    /// gives one. Each but the first two has a descriptor.
+    [[nodiscard]] Result<std::optional<Notice>> receive_ahead(int timeout_ms);
+    /// Messages were taken that nobody has asked for yet: the next receive() gives one without a wait.
+    [[nodiscard]] bool has_more() const { return ahead_.size() >= ivshmem_message_bytes; }
     /// Receives until `vectors` own doorbells are there.
     [[nodiscard]] Result<void> join(std::uint32_t vectors, int timeout_ms);
 
@@ -42,14 +50,21 @@ public:
     /// The memory whole, its extent.
     [[nodiscard]] Result<Mapping> map(MapAccess access) const;
 
+    /// The server has closed the connection.
+    [[nodiscard]] Result<bool> has_ended() const;
     [[nodiscard]] const PeerTable& table() const { return table_; }
+    [[nodiscard]] PeerTable& table() { return table_; }
     [[nodiscard]] FdView view() const { return stream_.view(); }
 
 private:
     explicit Client(UnixStream stream) : stream_(std::move(stream)) {}
 
+    [[nodiscard]] Result<Notice> take_ahead();
+
     UnixStream stream_;
     PeerTable table_;
+    std::deque<std::byte> ahead_;  ///< taken from the stream
+    std::deque<Fd> ahead_fds_;     ///< theirs, in order
 };
 
 /// Maps memory that came from a service, after asking whether its size can still change.

@@ -242,6 +242,115 @@ TEST(Outbox, TellsAllSlotsButTheExceptedOneWhereverItStands) {
     EXPECT_THAT(told(0, 0), ElementsAre());
 }
 
+TEST_F(IvshmemClient, FirstMessagesThatComeTogetherFindTheirDescriptors) {
+    const auto other = create_doorbells(3, 2).value();
+    const auto own = create_doorbells(5, 2).value();
+    Outbox outbox;
+    outbox.add_value(0);
+    outbox.add_value(5);
+    outbox.add_memory(memory_);
+    outbox.add_doorbells(other);
+    outbox.add_doorbells(own);
+    outbox.batch_first();
+    // What comes later comes alone.
+    outbox.add_value(3);
+    {
+        const FaultInjector third{2, {.only = SysCall::sendmsg}};
+        ASSERT_EQ(outbox.flush(server_).value(), SendStatus::sent);
+    }
+    EXPECT_EQ(outbox.count_sent(), 8U);
+    for (int i = 0; i < 7; ++i) ASSERT_TRUE(client_->receive_ahead(1000).value()) << i;
+    EXPECT_FALSE(client_->has_more());
+    EXPECT_EQ(client_->table().own_id(), 5U);
+    EXPECT_TRUE(client_->table().memory().is_open());
+    ASSERT_TRUE(client_->ring(3, 1));
+    EXPECT_EQ(other->vectors[1].drain().value(), 1U);
+    ASSERT_TRUE(own->vectors[0].ring());
+    EXPECT_EQ(client_->wait(0, 0).value(), 1U);
+    EXPECT_EQ(client_->receive(1000).value()->kind, NoticeKind::gone);
+}
+
+TEST_F(IvshmemClient, ABatchGoesOnAloneWhereItsDescriptorsAreTooMany) {
+    const auto own = create_doorbells(0, 40).value();
+    Progress progress{};
+    Outbox outbox;
+    outbox.note_progress(progress);
+    outbox.add_value(0);
+    outbox.add_value(0);
+    outbox.add_memory(memory_);
+    outbox.add_doorbells(own);
+    outbox.batch_first();
+    {
+        // 31 beside the memory, and nine alone.
+        const FaultInjector eleventh{10, {.only = SysCall::sendmsg}};
+        ASSERT_EQ(outbox.flush(server_).value(), SendStatus::sent);
+    }
+    EXPECT_EQ(progress.done.load(), 43U);
+    EXPECT_TRUE(progress.is_certain());
+    for (int i = 0; i < 43; ++i) ASSERT_TRUE(client_->receive_ahead(1000).value()) << i;
+    for (std::uint32_t vector = 0; vector < 40; ++vector) {
+        ASSERT_TRUE(own->vectors[vector].ring());
+        EXPECT_EQ(client_->wait(vector, 0).value(), 1U) << vector;
+    }
+}
+
+TEST_F(IvshmemClient, ABatchThatDoesNotFitStaysWhole) {
+    ASSERT_TRUE(server_.set_nonblocking());
+    while (server_.send(encode_ivshmem(0)).value().status == SendStatus::sent) {
+    }
+    Progress progress{};
+    Outbox outbox;
+    outbox.note_progress(progress);
+    outbox.add_value(0);
+    outbox.add_memory(memory_);
+    outbox.batch_first();
+    EXPECT_EQ(outbox.flush(server_).value(), SendStatus::would_block);
+    EXPECT_EQ(outbox.count_queued(), 2U);
+    EXPECT_TRUE(progress.is_certain());
+}
+
+TEST_F(IvshmemClient, DescriptorsWithoutAMessageAreAnError) {
+    say(0);
+    say(5, bell_.view());
+    std::string text;
+    for (int i = 0; i < 2 && text.empty(); ++i)
+        if (const auto notice = client_->receive_ahead(1000); !notice) text = notice.error().message();
+    EXPECT_THAT(text, HasSubstr("without a message"));
+}
+
+TEST(PeerTable, KnowsCallersOnlyWhenItAskedAndForgetsThemWhenTheyAreOver) {
+    const auto bell = [] { return EventFd::create().value().duplicate().value(); };
+    const auto greeted = [] {
+        PeerTable table;
+        EXPECT_TRUE(table.take(0, std::nullopt));
+        EXPECT_TRUE(table.take(9, std::nullopt));
+        EXPECT_TRUE(table.take(
+            -1, create_sealed_memory({.name = "t", .size_bytes = 4096, .huge_page_bytes = 0}).value()));
+        return table;
+    };
+    PeerTable plain = greeted();
+    EXPECT_FALSE(plain.take(ivshmem_caller_mark + 3, bell()));
+    PeerTable table = greeted();
+    table.expect_callers();
+    EXPECT_EQ(table.take(ivshmem_caller_mark + 3, std::nullopt)->kind, NoticeKind::caller_over);
+    EXPECT_EQ(table.take(ivshmem_caller_mark + 3, bell())->vector, 0U);
+    EXPECT_EQ(table.take(ivshmem_caller_mark + 3, bell())->vector, 1U);
+    EXPECT_EQ(table.take(ivshmem_caller_mark + 15, bell())->kind, NoticeKind::caller);
+    EXPECT_FALSE(table.take(ivshmem_caller_mark + 16, bell()));
+    EXPECT_FALSE(table.take(ivshmem_callers_over, bell()));
+    EXPECT_FALSE(table.take(ivshmem_callers_over + 1, std::nullopt));
+    EXPECT_EQ(table.callers().at(3).size(), 2U);
+    EXPECT_EQ(table.take(ivshmem_caller_mark + 3, std::nullopt)->id, 3U);
+    auto past = table.take_past_callers();
+    ASSERT_EQ(past.size(), 1U);
+    EXPECT_EQ(past[0].id, 3U);
+    EXPECT_EQ(past[0].bells.size(), 2U);
+    EXPECT_TRUE(table.take(ivshmem_callers_over, std::nullopt));
+    EXPECT_TRUE(table.callers().empty());
+    EXPECT_EQ(table.take_past_callers().size(), 1U);
+    EXPECT_TRUE(table.take_past_callers().empty());
+}
+
 TEST_F(IvshmemClient, UnsealedMemoryIsNotMapped) {
     const Fd plain = open_file("/proc/self/exe", OpenMode::read).value();
     EXPECT_EQ(map_sealed(plain, MapAccess::read_only).error().code(), Errc::permission_denied);

@@ -2,6 +2,8 @@
 #include "guestmem/share/ivshmem/outbox.hpp"
 
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "guestmem/share/ivshmem/wire.hpp"
 
@@ -59,6 +61,14 @@ void Outbox::add_doorbells(std::shared_ptr<const Doorbells> bells) {
     add(std::move(step));
 }
 
+void Outbox::add_doorbells(std::shared_ptr<const Doorbells> bells, std::int64_t label) {
+    Step step;
+    step.value = label;
+    step.is_labelled = true;
+    step.bells = std::move(bells);
+    add(std::move(step));
+}
+
 void Outbox::add_slots(std::span<const std::shared_ptr<const Doorbells>> slots, std::uint32_t except) {
     if (slots.empty()) return;
     Step step;
@@ -68,12 +78,46 @@ void Outbox::add_slots(std::span<const std::shared_ptr<const Doorbells>> slots, 
     add(std::move(step));
 }
 
+Result<SendStatus> Outbox::send_batch(const UnixStream& stream) {
+    std::vector<std::byte> bytes;
+    std::vector<FdView> fds;
+    std::deque<Step> rest = steps_;
+    std::size_t count = 0;
+    while (count < count_batched_ && !rest.empty()) {
+        Step& step = rest.front();
+        const Doorbells* const bells = step.current();
+        const FdView fd = bells != nullptr ? bells->vectors[step.next_vector].view() : step.memory;
+        if (fd.is_open() && fds.size() == max_fds_per_message) break;
+        if (fd.is_open()) fds.push_back(fd);
+        const IvshmemMessage message =
+            encode_ivshmem(bells != nullptr ? std::int64_t{bells->id} : step.value);
+        bytes.insert(bytes.end(), message.begin(), message.end());
+        ++count;
+        if (!step.advance()) rest.pop_front();
+    }
+    if (progress_ != nullptr) progress_->begun.store(static_cast<std::uint32_t>(count));
+    const SendOutcome outcome = GM_TRY(stream.send(bytes, fds));
+    if (outcome.status != SendStatus::sent) {
+        if (progress_ != nullptr) progress_->begun.store(0);
+        return outcome.status;
+    }
+    if (outcome.count_bytes != bytes.size())
+        return Error{Errc::corrupt, "the kernel split the first ivshmem messages"};
+    steps_ = std::move(rest);
+    count_queued_ -= count;
+    count_sent_ = count;
+    if (progress_ != nullptr) progress_->done.store(static_cast<std::uint32_t>(count));
+    return SendStatus::sent;
+}
+
 Result<SendStatus> Outbox::flush(const UnixStream& stream) {
+    if (count_sent_ == 0 && count_batched_ != 0)
+        if (const SendStatus status = GM_TRY(send_batch(stream)); status != SendStatus::sent) return status;
     while (!steps_.empty()) {
         Step& step = steps_.front();
         const Doorbells* const bells = step.current();
-        const IvshmemMessage message =
-            encode_ivshmem(bells != nullptr ? std::int64_t{bells->id} : step.value);
+        const bool says_id = bells != nullptr && !step.is_labelled;
+        const IvshmemMessage message = encode_ivshmem(says_id ? std::int64_t{bells->id} : step.value);
         const FdView fd = bells != nullptr ? bells->vectors[step.next_vector].view() : step.memory;
         const std::span<const FdView> fds{&fd, fd.is_open() ? 1U : 0U};
         if (progress_ != nullptr) progress_->begun.store(static_cast<std::uint32_t>(count_sent_ + 1));

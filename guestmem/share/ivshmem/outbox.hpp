@@ -14,8 +14,9 @@
 
 /// The messages that one client still has to get, in order.
 ///
-/// Contract: nothing is dropped and nothing overtakes. flush() sends one message per sendmsg (QEMU pairs only
-/// the first of a batch) until everything is out or the socket takes no more. The caller bounds count_queued().
+/// Contract: nothing is dropped and nothing overtakes. flush() sends one message per sendmsg (QEMU pairs only the first
+/// of a batch), but for the first ones of a session, until everything is out or the socket takes no more. The caller
+/// bounds count_queued().
 /// Lifetime: the outbox keeps doorbells and memory alive until they are sent.
 /// Threads: one at a time.
 /// Cost: a peer's doorbells are one entry, whatever their number, and so are those of all slots: a thousand
@@ -31,6 +32,8 @@ public:
     void add_memory(FdView memory);
     /// One message per vector: the id with that doorbell.
     void add_doorbells(std::shared_ptr<const Doorbells> bells);
+    /// The same with `label` in the place of the id.
+    void add_doorbells(std::shared_ptr<const Doorbells> bells, std::int64_t label);
     /// The same for each of `slots` but the one with id `except`, in their order. The slots outlive the outbox.
     void add_slots(std::span<const std::shared_ptr<const Doorbells>> slots, std::uint32_t except);
 
@@ -38,6 +41,8 @@ public:
     [[nodiscard]] std::size_t count_queued() const { return count_queued_; }
     [[nodiscard]] std::size_t count_sent() const { return count_sent_; }
 
+    /// What is here goes in one sendmsg, as far as its descriptors fit in: for a session, which can tell them apart.
+    void batch_first() { count_batched_ = count_queued_; }
     /// Where each message is noted before it is sent and after. It outlives the outbox.
     void note_progress(Progress& progress) { progress_ = &progress; }
     /// Passes over the first messages: an earlier instance has sent them.
@@ -49,6 +54,7 @@ public:
 private:
     struct Step {
         std::int64_t value = 0;
+        bool is_labelled = false;  ///< `value` instead of the id
         FdView memory;
         std::shared_ptr<const Doorbells> bells;
         std::size_t next_vector = 0;
@@ -64,11 +70,13 @@ private:
         void pass_over_except();
     };
     void add(Step step);
+    [[nodiscard]] Result<SendStatus> send_batch(const UnixStream& stream);
     void advance();
 
     std::deque<Step> steps_;
     std::size_t count_queued_ = 0;
     std::size_t count_sent_ = 0;
+    std::size_t count_batched_ = 0;  ///< messages that may go together, when nothing was sent
     Progress* progress_ = nullptr;
 };
 

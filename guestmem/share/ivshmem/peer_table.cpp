@@ -4,8 +4,10 @@
 #include <fmt/format.h>
 
 #include <system_error>
+#include <utility>
 
 #include "guestmem/share/ivshmem/wire.hpp"
+#include "guestmem/share/sender_page.hpp"
 
 namespace guestmem::share {
 namespace {
@@ -58,7 +60,48 @@ Result<Notice> PeerTable::take_memory(std::int64_t value, std::optional<Fd> fd) 
     return Notice{.kind = NoticeKind::memory, .id = *own_id_, .vector = 0};
 }
 
+Result<EventFd> PeerTable::adopt_bell(Fd fd, std::uint32_t id) const {
+    if (count_doorbells_ == max_table_doorbells)
+        return Error{Errc::out_of_range,
+                     fmt::format("ivshmem: the server sent more than {} doorbells", max_table_doorbells)};
+    return GM_TRY_CONTEXT(EventFd::adopt(std::move(fd)), fmt::format("ivshmem: doorbell of id {}", id));
+}
+
+void PeerTable::end_caller(std::uint32_t id) {
+    const auto found = callers_.find(id);
+    if (found == callers_.end()) return;
+    past_callers_.push_back({.id = id, .bells = std::move(found->second)});
+    callers_.erase(found);
+}
+
+std::vector<PastCaller> PeerTable::take_past_callers() {
+    for (const PastCaller& past : past_callers_) count_doorbells_ -= past.bells.size();
+    return std::exchange(past_callers_, {});
+}
+
+Result<Notice> PeerTable::take_caller(std::int64_t value, std::optional<Fd> fd) {
+    if (value == ivshmem_callers_over && !fd) {
+        for (std::uint32_t id = 0; id < max_senders; ++id) end_caller(id);
+        return Notice{.kind = NoticeKind::caller_over, .id = 0, .vector = 0};
+    }
+    const std::int64_t number = value - ivshmem_caller_mark;
+    if (number < 0 || number >= std::int64_t{max_senders})
+        return unexpected(value, fd.has_value(), "a message about a caller");
+    const auto id = static_cast<std::uint32_t>(number);
+    if (!fd) {
+        end_caller(id);
+        return Notice{.kind = NoticeKind::caller_over, .id = id, .vector = 0};
+    }
+    EventFd bell = GM_TRY(adopt_bell(std::move(*fd), id));
+    std::vector<EventFd>& bells = callers_[id];
+    bells.push_back(std::move(bell));
+    ++count_doorbells_;
+    return Notice{
+        .kind = NoticeKind::caller, .id = id, .vector = static_cast<std::uint32_t>(bells.size() - 1)};
+}
+
 Result<Notice> PeerTable::take_peer(std::int64_t value, std::optional<Fd> fd) {
+    if (has_callers_ && value >= ivshmem_caller_mark) return take_caller(value, std::move(fd));
     if (!is_id(value)) return unexpected(value, fd.has_value(), "a peer's id");
     const auto id = static_cast<std::uint32_t>(value);
     if (!fd) {
@@ -69,11 +112,7 @@ Result<Notice> PeerTable::take_peer(std::int64_t value, std::optional<Fd> fd) {
         doorbells_.erase(found);
         return Notice{.kind = NoticeKind::gone, .id = id, .vector = 0};
     }
-    if (count_doorbells_ == max_table_doorbells)
-        return Error{Errc::out_of_range,
-                     fmt::format("ivshmem: the server sent more than {} doorbells", max_table_doorbells)};
-    EventFd bell =
-        GM_TRY_CONTEXT(EventFd::adopt(std::move(*fd)), fmt::format("ivshmem: doorbell of id {}", id));
+    EventFd bell = GM_TRY(adopt_bell(std::move(*fd), id));
     std::vector<EventFd>& bells = doorbells_[id];
     bells.push_back(std::move(bell));
     ++count_doorbells_;

@@ -3,7 +3,7 @@
 ///
 /// Input: messages of one byte, or nine. The two low bits are what comes along (nothing, an eventfd, a memfd,
 /// /dev/null); the other six are the value: an id below 48, or one of some values at the edges, the last of which
-/// stands for the eight bytes that follow.
+/// stands for the eight bytes that follow. With an odd number of bytes the table expects callers.
 /// Asserts: the table agrees with a naive map on what is accepted, on what it says, and on what it holds: a ring
 /// of each doorbell arrives at the descriptor that was sent. A refusal changes nothing. No descriptor is left.
 #include <sys/eventfd.h>
@@ -99,9 +99,30 @@ struct Model {
     bool has_memory = false;
     std::optional<std::uint32_t> own_id;
     std::map<std::uint32_t, std::vector<EventFd>> doorbells;
+    bool has_callers = false;
+    std::map<std::uint32_t, std::vector<EventFd>> callers;
 
+    std::optional<Notice> take_caller(const Message& message, std::optional<EventFd> twin);
     std::optional<Notice> take(const Message& message, std::optional<EventFd> twin);
 };
+
+std::optional<Notice> Model::take_caller(const Message& message, std::optional<EventFd> twin) {
+    constexpr std::int64_t mark = 0x1'0000'0000;
+    if (message.value == 2 * mark && message.kind == Kind::none) {
+        callers.clear();
+        return Notice{.kind = NoticeKind::caller_over, .id = 0, .vector = 0};
+    }
+    if (message.value > mark + 15) return std::nullopt;
+    const auto id = static_cast<std::uint32_t>(message.value - mark);
+    if (message.kind == Kind::none) {
+        callers.erase(id);
+        return Notice{.kind = NoticeKind::caller_over, .id = id, .vector = 0};
+    }
+    if (message.kind != Kind::eventfd) return std::nullopt;
+    callers[id].push_back(std::move(*twin));
+    return Notice{
+        .kind = NoticeKind::caller, .id = id, .vector = static_cast<std::uint32_t>(callers[id].size() - 1)};
+}
 
 std::optional<Notice> Model::take(const Message& message, std::optional<EventFd> twin) {
     const bool is_id = message.value >= 0 && message.value <= 65'535;
@@ -121,6 +142,7 @@ std::optional<Notice> Model::take(const Message& message, std::optional<EventFd>
         has_memory = true;
         return Notice{.kind = NoticeKind::memory, .id = *own_id, .vector = 0};
     }
+    if (has_callers && message.value >= 0x1'0000'0000) return take_caller(message, std::move(twin));
     if (!is_id) return std::nullopt;
     if (message.kind == Kind::none) {
         if (id == *own_id || doorbells.erase(id) == 0) return std::nullopt;
@@ -133,23 +155,32 @@ std::optional<Notice> Model::take(const Message& message, std::optional<EventFd>
                   .vector = static_cast<std::uint32_t>(doorbells[id].size() - 1)};
 }
 
-void check_agreement(const PeerTable& table, const Model& model) {
-    GM_CHECK(table.own_id() == model.own_id);
-    GM_CHECK(table.memory().is_open() == model.has_memory);
-    GM_CHECK(table.doorbells().size() == model.doorbells.size());
-    for (const auto& [id, twins] : model.doorbells) {
-        const std::vector<EventFd>* bells = table.find(id);
-        GM_CHECK(bells != nullptr && bells->size() == twins.size());
+using Bells = std::map<std::uint32_t, std::vector<EventFd>>;
+
+void check_agreement(const Bells& table, const Bells& model) {
+    GM_CHECK(table.size() == model.size());
+    for (const auto& [id, twins] : model) {
+        const auto found = table.find(id);
+        GM_CHECK(found != table.end() && found->second.size() == twins.size());
         for (std::size_t vector = 0; vector < twins.size(); ++vector) {
-            GM_CHECK((*bells)[vector].ring().has_value());
+            GM_CHECK(found->second[vector].ring().has_value());
             GM_CHECK(twins[vector].drain().value() == 1);
         }
     }
 }
 
+void check_agreement(const PeerTable& table, const Model& model) {
+    GM_CHECK(table.own_id() == model.own_id);
+    GM_CHECK(table.memory().is_open() == model.has_memory);
+    check_agreement(table.doorbells(), model.doorbells);
+    check_agreement(table.callers(), model.callers);
+}
+
 void play(std::span<const std::uint8_t> input) {
     PeerTable table;
     Model model;
+    model.has_callers = input.size() % 2 != 0;
+    if (model.has_callers) table.expect_callers();
     for (std::size_t count = 0; count < max_messages; ++count) {
         const auto message = next_message(input);
         if (!message) break;

@@ -18,6 +18,10 @@
 ///     memory_marker + descriptor  the third: the shared memory
 ///     id + descriptor             a doorbell of that peer; its vector is the count of those before it
 ///     id alone                    that peer is gone (classic ids only)
+/// A session that asked to hear senders apart gets, behind that, messages of ours (docs/protocols/ivshmem.md):
+///     callers_over                what came of these two before is over, of all senders
+///     caller_mark + id            the same of that sender
+///     caller_mark + id + descriptor  that sender's own doorbell for this client; its vector is the count before it
 /// A refusal is a first message of -errno; a client that speaks version 0 gives up on it.
 /// Threads: any.
 
@@ -26,6 +30,8 @@ namespace guestmem::share {
 inline constexpr std::int64_t ivshmem_protocol_version = 0;
 inline constexpr std::int64_t ivshmem_memory_marker = -1;
 inline constexpr std::uint32_t ivshmem_max_peer_id = 65'535;
+inline constexpr std::int64_t ivshmem_caller_mark = std::int64_t{1} << 32;
+inline constexpr std::int64_t ivshmem_callers_over = std::int64_t{2} << 32;
 inline constexpr std::size_t ivshmem_message_bytes = 8;
 
 using IvshmemMessage = std::array<std::byte, ivshmem_message_bytes>;

@@ -134,8 +134,7 @@ private:
         std::map<VdevKind, Place> seen;
         std::size_t count_pci = 0;
         for (const Vdev& vdev : config_.vdevs) {
-            const bool is_pci = vdev.kind == VdevKind::ivshmem || (vdev.kind == VdevKind::shmem && !vdev.loc);
-            if (is_pci && ++count_pci == max_pci_vdevs + 1)
+            if (is_pci(vdev) && ++count_pci == max_pci_vdevs + 1)
                 findings_.add(vdev.place, fmt::format("more than {} PCI devices", max_pci_vdevs),
                               "a vdev shmem with loc and intr is not one");
             if (std::ranges::find(one_each, vdev.kind) == one_each.end()) continue;
@@ -184,11 +183,34 @@ private:
                           : fmt::format("there is: {}", known));
     }
 
+    static bool is_pci(const Vdev& vdev) {
+        return vdev.kind == VdevKind::ivshmem || (vdev.kind == VdevKind::shmem && !vdev.loc);
+    }
+
+    /// Pins that the machine has without a line, and holds until they are served.
+    void check_machine_pin(const Vdev& vdev) {
+        if (row_of(vdev.kind).trigger == Trigger::level) return;
+        const Interrupt& intr = vdev.intr->value;
+        const Place& place = vdev.intr->place;
+        std::string user;
+        if (*intr.pin == power_pin) user = "the power events of ACPI (SCI)";
+        const auto pci = std::ranges::find_if(config_.vdevs, is_pci);
+        if (pci != config_.vdevs.end() && std::ranges::find(pci_pins, *intr.pin) != pci_pins.end())
+            user =
+                fmt::format("the PCI bus, with vdev {} on {}", row_of(pci->kind).text, on(pci->place, place));
+        if (user.empty()) return;
+        findings_.add(place,
+                      fmt::format("pin {}:{} of vdev {} belongs to {}", intr.controller, *intr.pin,
+                                  row_of(vdev.kind).text, user),
+                      "take another pin: an edge-triggered one has one device");
+    }
+
     /// Two devices on one pin are right when both hold it until they are served.
     void check_pins() {
         std::map<std::pair<std::string_view, std::uint32_t>, const Vdev*> seen;
         for (const Vdev& vdev : config_.vdevs) {
             if (!vdev.intr || !vdev.intr->value.pin) continue;
+            check_machine_pin(vdev);
             const auto key = std::pair{std::string_view{vdev.intr->value.controller}, *vdev.intr->value.pin};
             const auto [first, is_first] = seen.emplace(key, &vdev);
             if (is_first) continue;

@@ -108,6 +108,26 @@ TEST(ConfigCheck, AnInterruptLeadsToAnIoapicThatStandsBeforeIt) {
                 HasSubstr("4:39: error: 'pic' on line 4 is a shmem, no interrupt controller"));
 }
 
+TEST(ConfigCheck, AnEdgeTriggeredDeviceHasNoPinOfTheMachinesOwn) {
+    EXPECT_EQ(with_ioapic("vdev ser8250\n  intr pic:9\n"),
+              "vm.qvmconf:6:8: error: pin pic:9 of vdev ser8250 belongs to the power events of ACPI (SCI)\n"
+              "   6 |   intr pic:9\n"
+              "     |        ^\n"
+              "     = take another pin: an edge-triggered one has one device");
+    for (const unsigned pin : {16U, 17U, 18U, 19U})
+        EXPECT_THAT(
+            with_ioapic(fmt::format("vdev mc146818 intr pic:{}\nvdev ivshmem share a", pin)),
+            HasSubstr(fmt::format("5:20: error: pin pic:{} of vdev mc146818 belongs to the PCI bus, with "
+                                  "vdev ivshmem on line 6",
+                                  pin)));
+    EXPECT_EQ(with_ioapic("vdev ser8250 intr pic:16"), "no complaint") << "there is no PCI device";
+    EXPECT_EQ(with_ioapic("vdev ser8250 intr pic:20 vdev shmem"), "no complaint");
+    EXPECT_EQ(
+        with_ioapic("vdev shmem loc 0xd0000000 intr pic:9 vdev shmem loc 0xd0001000 intr pic:16 vdev shmem"),
+        "no complaint")
+        << "levels share";
+}
+
 TEST(ConfigCheck, AnEdgeTriggeredPinHasOneDevice) {
     EXPECT_EQ(with_ioapic("vdev ser8250 intr pic:4\nvdev mc146818\n  intr pic:4\n"),
               "vm.qvmconf:7:8: error: pin pic:4 belongs to vdev ser8250 on line 5\n"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -51,6 +52,9 @@ inline constexpr std::uint64_t default_ioapic_base = 0xfec0'0000;
 inline constexpr std::uint64_t register_page_bytes = 4096;
 inline constexpr std::uint64_t pci_window_bytes = 1024 * 1024;
 inline constexpr std::uint32_t ioapic_pins = 24;
+/// What the machine itself has on its I/O APIC, as levels: power events, and INTA to INTD of PCI devices.
+inline constexpr std::uint32_t power_pin = 9;
+inline constexpr std::array<std::uint32_t, 4> pci_pins{16, 17, 18, 19};
 
 enum class MemoryKind : std::uint8_t { ram, rom, reserve };
 

@@ -101,7 +101,7 @@ void IoApic::set_line(std::uint32_t number, bool is_up) {
     if (!is_up) return;
     if (is_level(pin.entry)) {
         deliver_level(number);
-    } else if (pin.route && (pin.entry & mask_bit) == 0) {
+    } else if ((pin.entry & mask_bit) == 0 && is_routed(number)) {
         output_.fire(number);
     }
 }
@@ -109,6 +109,7 @@ void IoApic::set_line(std::uint32_t number, bool is_up) {
 void IoApic::deliver_level(std::uint32_t number) {
     Pin& pin = pins_.at(number);
     if (!is_level(pin.entry) || !pin.is_up || (pin.entry & (mask_bit | remote_irr_bit)) != 0) return;
+    if (!is_routed(number)) return;
     pin.entry |= remote_irr_bit;
     output_.fire(number);
 }
@@ -118,9 +119,13 @@ void IoApic::update_route(std::uint32_t number) {
     const bool is_masked = (pin.entry & mask_bit) != 0;
     if (is_masked && (pin.entry & remote_irr_bit) != 0) return;
     const std::optional<MsiMessage> route = is_masked ? std::nullopt : message_of(pin.entry);
-    if (route == pin.route) return;
-    pin.route = route;
-    output_.route(number, route);
+    if (route != pin.route && output_.route(number, route)) pin.route = route;
+}
+
+bool IoApic::is_routed(std::uint32_t number) {
+    update_route(number);
+    const Pin& pin = pins_.at(number);
+    return pin.route && pin.route == message_of(pin.entry);
 }
 
 void IoApic::end_of_interrupt(std::uint8_t vector) {

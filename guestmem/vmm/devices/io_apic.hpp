@@ -26,8 +26,9 @@
 /// The polarity bit is kept and has no effect: a line that is up asks for an interrupt. Entries with ExtINT or a
 /// reserved mode deliver nothing. Writing an entry as edge clears its remote IRR bit: so a driver ends an interrupt by
 /// hand. A masked entry has no route, but keeps the one it has while its interrupt is being served: without it the
-/// kernel would not tell of the end. Remote IRR is for the modes fixed and lowest priority; the others know no end of
-/// interrupt and are edges.
+/// kernel would not tell of the end. A route that the machine refuses is asked for again at each use of the pin, and
+/// until then the pin sends nothing: neither what it was before, nor an interrupt whose end nobody would tell. Remote
+/// IRR is for the modes fixed and lowest priority; the others know no end of interrupt and are edges.
 /// Threads: any. Output is called with the mutex held, so that routes and kicks come in the order of their reasons: it
 /// must not call back.
 /// Cost: a line that changes nothing takes an uncontended mutex.
@@ -43,8 +44,9 @@ public:
     IoApicOutput& operator=(const IoApicOutput&) = delete;
     virtual ~IoApicOutput() = default;
 
-    /// The message that the pin's irqfd is; nothing: it is none. Called only when it changes; at first all are nothing.
-    virtual void route(std::uint32_t pin, std::optional<MsiMessage> message) = 0;
+    /// The message that the pin's irqfd is; nothing: it is none. Called only for a change; at first all are nothing.
+    /// False when the machine cannot: what was in force stays.
+    [[nodiscard]] virtual bool route(std::uint32_t pin, std::optional<MsiMessage> message) = 0;
     /// Writes the pin's irqfd. Its route was given before.
     virtual void fire(std::uint32_t pin) = 0;
 };
@@ -74,7 +76,7 @@ private:
 
         std::uint64_t entry = 0x1'0000;  ///< masked: the state after reset, section 3.2.4
         bool is_up = false;
-        std::optional<MsiMessage> route;
+        std::optional<MsiMessage> route;  ///< in force, whatever the entry wants
 
     private:
         IoApic* chip_ = nullptr;
@@ -86,6 +88,8 @@ private:
     void write_register(std::uint32_t value);
     void write_entry(std::uint32_t number, bool is_high, std::uint32_t value);
     void update_route(std::uint32_t number);
+    /// Whether a kick is what the entry says.
+    [[nodiscard]] bool is_routed(std::uint32_t number);
     void deliver_level(std::uint32_t number);
     void end_locked(std::uint8_t vector);
 

@@ -65,6 +65,35 @@ TEST_F(IoApicTest, AnEntryBecomesTheMessageThatKvmMakesOfIt) {
     EXPECT_FALSE(output.routes.at(4));
 }
 
+TEST_F(IoApicTest, ARefusedRouteIsAskedForAgainAndSendsNothingElseMeanwhile) {
+    write_entry(4, 0x31);
+    output.is_refusing = true;
+    write_entry(4, 0x42);
+    chip.line(4).pulse();
+    EXPECT_THAT(output.delivered, IsEmpty()) << "the old vector is not the entry's";
+    write_entry(10, level | 0x50);
+    chip.line(10).set(true);
+    EXPECT_EQ(entry(10), level | 0x50) << "nobody would tell of its end";
+    output.is_refusing = false;
+    chip.line(4).pulse();
+    EXPECT_THAT(output.delivered, ElementsAre(MsiMessage{.address = 0xfee0'0000, .data = 0x42}));
+    write_target(10, 0);
+    EXPECT_EQ(entry(10), level | remote_irr | 0x50);
+    EXPECT_THAT(output.delivered, SizeIs(2));
+}
+
+TEST_F(IoApicTest, ARouteThatCannotBeTakenAwayIsTriedAgain) {
+    write_entry(4, 0x31);
+    output.is_refusing = true;
+    write_entry(4, masked | 0x31);
+    chip.line(4).pulse();
+    EXPECT_THAT(output.delivered, IsEmpty());
+    EXPECT_TRUE(output.routes.at(4));
+    output.is_refusing = false;
+    write_entry(4, masked | 0x31);
+    EXPECT_FALSE(output.routes.at(4));
+}
+
 TEST_F(IoApicTest, AnEdgeIsOneKickAndWhileMaskedNone) {
     chip.line(4).pulse();
     write_entry(4, 0x31);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "guestmem/mem/region.hpp"
+#include "guestmem/sys/poll.hpp"
 
 namespace guestmem::vmm {
 namespace {
@@ -16,12 +17,17 @@ constexpr std::uint64_t doorbell_at = 0x0c;
 constexpr std::size_t word_bytes = 4;
 constexpr pci::Identity identity{.vendor = 0x1af4, .device = 0x1110, .revision = 1, .class_code = 0x0500};
 
-std::uint32_t value_of(std::uint32_t peer, std::uint32_t vector) { return (peer << 16) | vector; }
+KvmMachine::Doorbell doorbell_of(std::uint64_t registers, std::uint32_t value) {
+    return {.address = registers + doorbell_at, .size_bytes = word_bytes, .value = value};
+}
 
 }  // namespace
 
 Result<std::shared_ptr<IvshmemDevice>> IvshmemDevice::create(Options options) {
-    share::Session session = GM_TRY(share::Session::attach(options.session));
+    share::SessionOptions wanted = options.session;
+    // The kernel rings for the guest, and counts nothing: receivers tell it apart by doorbells of its own.
+    wanted.counts_rings = false;
+    share::Session session = GM_TRY(share::Session::attach(wanted));
     auto mapping = std::make_shared<Mapping>(GM_TRY(session.map()));
     const share::SessionFacts facts = session.facts();
     const MapAccess access = facts.is_read_only ? MapAccess::read_only : MapAccess::read_write;
@@ -38,20 +44,7 @@ Result<std::shared_ptr<IvshmemDevice>> IvshmemDevice::create(Options options) {
     for (std::uint32_t vector = 0; vector < facts.vectors; ++vector) {
         GM_TRY(device->msix_->give(vector, device->session_.vector_view(vector)));
     }
-    device->collect_doorbells();
     return device;
-}
-
-void IvshmemDevice::collect_doorbells() {
-    const std::uint32_t vectors = session_.facts().vectors;
-    for (const std::uint32_t peer : session_.doorbell_peers()) {
-        for (std::uint32_t vector = 0; vector < vectors; ++vector) {
-            if (doorbells_.size() == max_kernel_doorbells) return;
-            const FdView eventfd = session_.doorbell_view(peer, vector);
-            if (eventfd.is_open())
-                doorbells_.push_back({.value = value_of(peer, vector), .eventfd = eventfd});
-        }
-    }
 }
 
 Result<std::shared_ptr<pci::Function>> IvshmemDevice::make_function(
@@ -80,32 +73,65 @@ Result<std::shared_ptr<pci::Function>> IvshmemDevice::make_function(
 
 Result<void> IvshmemDevice::move_registers(std::optional<std::uint64_t> address) {
     const std::lock_guard lock{mutex_};
-    const KvmMachine& machine = *options_.machine;
-    const auto doorbell_of = [this](std::size_t index) {
-        return KvmMachine::Doorbell{.address = *registers_at_ + doorbell_at,
-                                    .size_bytes = word_bytes,
-                                    .value = doorbells_[index].value};
-    };
-    for (; count_connected_ != 0; --count_connected_) {
-        const std::size_t index = count_connected_ - 1;
-        const auto gone = machine.disconnect_doorbell(doorbell_of(index), doorbells_[index].eventfd);
+    disconnect_doorbells();
+    registers_at_ = address;
+    has_room_ = true;
+    return {};
+}
+
+void IvshmemDevice::connect_doorbell(std::uint32_t value) {
+    if (!registers_at_ || !has_room_ || connected_.contains(value)) return;
+    if (connected_.size() == max_kernel_doorbells) return;
+    const FdView bell = session_.doorbell_view(value >> 16, value & 0xffff);
+    if (!bell.is_open()) return;
+    // What there is no room for goes through the processor's exit.
+    const auto done = options_.machine->connect_doorbell(doorbell_of(*registers_at_, value), bell);
+    has_room_ = done.has_value();
+    if (has_room_) connected_.emplace(value, bell);
+}
+
+void IvshmemDevice::disconnect_doorbells() {
+    for (const auto& [value, bell] : std::exchange(connected_, {})) {
+        const auto gone = options_.machine->disconnect_doorbell(doorbell_of(*registers_at_, value), bell);
         if (!gone) complain(gone.error());
     }
-    registers_at_ = address;
-    if (!address) return {};
-    for (; count_connected_ < doorbells_.size(); ++count_connected_) {
-        const auto connected =
-            machine.connect_doorbell(doorbell_of(count_connected_), doorbells_[count_connected_].eventfd);
-        // What the kernel has no room for goes through the processor's exit.
-        if (!connected) break;
+}
+
+std::size_t IvshmemDevice::count_kernel_doorbells() const {
+    const std::lock_guard lock{mutex_};
+    return connected_.size();
+}
+
+FdView IvshmemDevice::view() const { return session_.changes_view(); }
+
+bool IvshmemDevice::look() {
+    const std::lock_guard lock{mutex_};
+    if (is_over_) return false;
+    const auto is_due = poll_readable(session_.changes_view(), 0);
+    if (!is_due || !*is_due) return false;
+    // The session closes the bells of who leaves, and the kernel wants them named by then. They come again by use.
+    disconnect_doorbells();
+    const auto changes = session_.refresh();
+    if (!changes) {
+        complain(changes.error());
+        return false;
     }
-    return {};
+    bool has_dropped = false;
+    static_cast<void>(session_.take_notices(has_dropped));
+    if (changes->is_lost) {
+        is_over_ = true;
+        options_.warn(fmt::format(
+            "ivshmem, share '{}': the share service is gone: the guest keeps the memory and the peers it "
+            "has, and meets nobody who comes later; start the machine again to join again",
+            options_.session.share));
+    }
+    return changes->has_any();
 }
 
 Result<void> IvshmemDevice::move_memory(std::optional<std::uint64_t> address) {
     const std::lock_guard lock{mutex_};
     if (memory_at_) {
-        if (const auto removed = options_.memory->remove(*memory_at_); !removed) complain(removed.error());
+        GM_TRY_CONTEXT(options_.memory->remove(*memory_at_), "the memory stays where it is");
         memory_at_.reset();
     }
     if (!address) return {};
@@ -135,8 +161,9 @@ void IvshmemDevice::complain(const Error& error) {
 
 void IvshmemDevice::ring(std::uint32_t value) {
     if (!options_.has_doorbell) return;
+    const std::lock_guard lock{mutex_};
     // What nobody has is ignored, as the register's description says.
-    static_cast<void>(session_.ring(value >> 16, value & 0xffff));
+    if (session_.ring(value >> 16, value & 0xffff)) connect_doorbell(value);
 }
 
 void IvshmemDevice::read(std::uint64_t offset, std::span<std::byte> data) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 namespace guestmem::vmm {
@@ -22,6 +23,8 @@ std::uint32_t code_of(share::GuestShmStatus status) { return static_cast<std::ui
 /// A region that is larger than any host's memory is refused as one for which memory is short.
 std::uint32_t code_of(const Error& error, std::uint32_t size_pages) {
     if (error.os_error() == ERANGE && size_pages != 0) return code_of(share::GuestShmStatus::nomem);
+    // Whose pages are not found in time.
+    if (error.os_error() == ETIMEDOUT) return code_of(share::GuestShmStatus::nomem);
     return code_of(share::guest_shm_status_of(error));
 }
 
@@ -45,10 +48,18 @@ void ShmemDevice::detach_all() {
         const std::lock_guard lock{mutex_};
         gone.swap(connections_);
     }
-    for (const Connection& connection : gone) {
-        window_.hide(connection.place);
-        connection.client->detach();
-    }
+    for (const Connection& connection : gone) hide(connection);
+}
+
+void ShmemDevice::warn(const std::string& text) const {
+    if (options_.warn) options_.warn(text);
+}
+
+void ShmemDevice::hide(const Connection& connection) {
+    if (connection.bell.is_open()) options_.disconnect_bell(connection.bell);
+    if (const auto hidden = window_.hide(connection.place); !hidden)
+        warn(fmt::format("{}: {}", options_.name, hidden.error().message()));
+    connection.client->detach();
 }
 
 void ShmemDevice::set_vector(std::uint32_t vector) {
@@ -109,13 +120,46 @@ Result<ShmemDevice::Connection> ShmemDevice::attach(const std::string& name, std
     connection.client = std::make_shared<ShmemClient>(
         shm, ShmemClient::Events{.changed = [this] { update_line(); },
                                  .leave = [this, number = connection.number] { leave(number); },
-                                 .warn = options_.warn});
+                                 .ended = [this, number = connection.number] { end(number); },
+                                 .moved = [this, number = connection.number] { move_bell(number); },
+                                 .warn = [this](const std::string& text) { warn(text); }});
     connection.place = GM_TRY(window_.show(name, connection.client, GM_TRY(connection.client->memory())));
+    connect_bell(connection);
     return connection;
 }
 
+/// Without one kicks are no less heard, but by a thread of ours first.
+void ShmemDevice::connect_bell(Connection& connection) const {
+    if (!options_.connect_bell) return;
+    auto bell = connection.client->bell();
+    if (!bell) return warn(fmt::format("{}: {}", options_.name, bell.error().message()));
+    if (const auto done = options_.connect_bell(bell->view()); !done)
+        return warn(fmt::format("{}: {}", options_.name, done.error().message()));
+    connection.bell = *std::move(bell);
+}
+
+void ShmemDevice::move_bell(std::uint64_t number) {
+    const std::lock_guard lock{mutex_};
+    const auto found = std::ranges::find(connections_, number, &Connection::number);
+    if (found == connections_.end()) return;
+    if (found->bell.is_open()) options_.disconnect_bell(found->bell);
+    found->bell = Fd{};
+    if (!found->client->has_ended()) connect_bell(*found);
+}
+
+void ShmemDevice::refuse(std::uint32_t status) {
+    factory_.status = status;
+    factory_.shmem = 0;
+    factory_.size = 0;
+}
+
 void ShmemDevice::create(std::uint32_t size_pages) {
-    const std::lock_guard attaching{attach_mutex_};
+    const std::unique_lock attaching{attach_mutex_, std::try_to_lock};
+    if (!attaching) {
+        warn(fmt::format("{}: a request while another processor's is being served: refused", options_.name));
+        const std::lock_guard lock{mutex_};
+        return refuse(code_of(share::GuestShmStatus::unknown_failure));
+    }
     Factory before;
     {
         const std::lock_guard lock{mutex_};
@@ -123,9 +167,9 @@ void ShmemDevice::create(std::uint32_t size_pages) {
     }
     const auto name = name_of(before);
     auto made = name ? attach(*name, size_pages) : Result<Connection>{name.error()};
-    if (!made && options_.warn) {
-        options_.warn(fmt::format("{}: {}", options_.name, made.error().message()));
-    }
+    if (!made) warn(fmt::format("{}: {}", options_.name, made.error().message()));
+    const auto client = made ? made->client : nullptr;
+    const std::uint64_t number = made ? made->number : 0;
     {
         const std::lock_guard lock{mutex_};
         if (made) {
@@ -134,21 +178,24 @@ void ShmemDevice::create(std::uint32_t size_pages) {
             factory_.size = static_cast<std::uint32_t>(made->client->size_pages());
             connections_.push_back(*std::move(made));
         } else {
-            factory_.status = code_of(made.error(), size_pages);
-            factory_.shmem = 0;
-            factory_.size = 0;
+            refuse(code_of(made.error(), size_pages));
         }
     }
+    // Before it was in the list nobody could end it.
+    if (client && client->has_ended()) end(number);
     if (options_.watch) options_.watch();
 }
 
 void ShmemDevice::find(std::uint32_t number) {
     const std::lock_guard lock{mutex_};
-    if (number >= connections_.size()) {
+    std::vector<const Connection*> live;
+    for (const Connection& connection : connections_)
+        if (!connection.client->has_ended()) live.push_back(&connection);
+    if (number >= live.size()) {
         factory_.status = code_of(share::GuestShmStatus::does_not_exist);
         return;
     }
-    const Connection& found = connections_[number];
+    const Connection& found = *live[number];
     factory_.status = code_of(share::GuestShmStatus::ok);
     factory_.shmem = found.place.value();
     factory_.size = static_cast<std::uint32_t>(found.client->size_pages());
@@ -166,10 +213,22 @@ void ShmemDevice::leave(std::uint64_t number) {
         gone = std::move(*found);
         connections_.erase(found);
     }
-    window_.hide(gone.place);
-    gone.client->detach();
+    hide(gone);
     if (options_.watch) options_.watch();
     update_line();
+}
+
+void ShmemDevice::end(std::uint64_t number) {
+    std::optional<GuestAddress> place;
+    {
+        const std::lock_guard lock{mutex_};
+        const auto found = std::ranges::find(connections_, number, &Connection::number);
+        if (found != connections_.end()) place = found->place;
+    }
+    if (!place) return;
+    if (const auto done = window_.withdraw(*place); !done)
+        warn(fmt::format("{}: {}", options_.name, done.error().message()));
+    if (options_.watch) options_.watch();
 }
 
 void ShmemDevice::update_line() {

@@ -26,12 +26,15 @@
 /// What the guest may reach is decided twice: here by the configuration's allow and deny, and by the share service.
 /// Contract: offsets 0x00 signature, 0x08 shmem, 0x10 vector, 0x14 status, 0x18 size, 0x1c name (32 bytes), 0x3c
 /// find. A name is 1 to 31 printable characters without '/', and a NUL behind them. `find` takes the number of a
-/// live connection of this guest, from 0 in the order of attach, and fills name, size, shmem and status. A refusal
-/// is one log line.
-/// The interrupt is a level: up from a change of any connection's status until the guest has read it.
+/// live connection of this guest, from 0 in the order of attach, and fills name, size, shmem and status; one whose
+/// region has ended (shmem_client.hpp) is not live, and its data leaves the guest at once. A refusal is one log line.
+/// The interrupt is a level: up from a change of any connection's status until the guest has read it. Where the guest
+/// has messages instead, each kick is one, and comes from its sender's write to the guest without a thread of ours.
 /// Threads: any; an attach keeps the processor that asked for it until the service has answered, at most
-/// attach_timeout_ms.
-/// Limits: max_connections at a time.
+/// attach_timeout_ms, and no other one: a request that comes meanwhile through the same page is refused as an unknown
+/// failure.
+/// Limits: max_connections at a time. A region for which the service does not find all pages within attach_timeout_ms,
+/// about 1 GiB of them, is refused as one for which memory is short: such a one is made by a `create` line.
 /// Lifetime: window and line outlive its connections: detach_all() comes before they go, and after the last access.
 
 namespace guestmem::vmm {
@@ -51,6 +54,9 @@ public:
         std::shared_ptr<InterruptLine> line = {};
         /// For message interrupts: one is due after a change, or none is any more.
         std::function<void(bool is_due)> message = {};
+        /// The message once more: an eventfd whose kicks are it, without a thread of ours; until the second is called.
+        std::function<Result<void>(FdView bell)> connect_bell = {};
+        std::function<void(FdView bell)> disconnect_bell = {};
         std::function<void(const std::string&)> warn = {};
         std::function<void()> watch = {};  ///< connections came or went: clients() has others
     };
@@ -70,6 +76,7 @@ private:
         std::uint64_t number = 0;
         GuestAddress place;
         std::shared_ptr<ShmemClient> client;
+        Fd bell = {};  ///< connected
     };
     struct Factory {
         std::uint64_t shmem = 0;
@@ -82,7 +89,13 @@ private:
     [[nodiscard]] Result<Connection> attach(const std::string& name, std::uint32_t size_pages);
     void create(std::uint32_t size_pages);
     void find(std::uint32_t number);
+    void refuse(std::uint32_t status);
     void leave(std::uint64_t number);
+    void end(std::uint64_t number);
+    void connect_bell(Connection& connection) const;
+    void move_bell(std::uint64_t number);
+    void warn(const std::string& text) const;
+    void hide(const Connection& connection);
     void update_line();
 
     Options options_;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guestmem/vmm/devices/shmem_client.hpp"
 
+#include <fmt/format.h>
+
 #include <cstring>
 #include <utility>
 
@@ -21,9 +23,10 @@ ShmemClient::ShmemClient(std::shared_ptr<share::HostShm> shm, Events events)
       size_pages_(shm->size_pages()),
       index_(shm->index().value_or(0)),
       events_(std::move(events)),
-      shm_(std::move(shm)) {
+      shm_(std::move(shm)),
+      generation_(shm_->generation()) {
     // The guest reads who is there as its first act: no interrupt is due for that.
-    take_status();
+    static_cast<void>(take_status());
     is_due_ = false;
 }
 
@@ -33,58 +36,100 @@ Result<std::shared_ptr<const HostMemory>> ShmemClient::memory() const {
     return HostMemory::borrow(shm_->bytes(), MapAccess::read_write, shm_);
 }
 
-bool ShmemClient::is_interrupt_due() const {
-    const std::lock_guard lock{mutex_};
-    return is_due_;
-}
-
 FdView ShmemClient::view() const {
     const std::lock_guard lock{mutex_};
     return shm_ == nullptr ? FdView{} : shm_->view();
 }
 
-bool ShmemClient::take_status() {
-    if (shm_ == nullptr) return false;
+Result<Fd> ShmemClient::bell() const {
+    const std::lock_guard lock{mutex_};
+    if (shm_ == nullptr) return Error{Errc::not_found, name_ + ": detached"};
+    return shm_->duplicate_bell();
+}
+
+ShmemClient::Look ShmemClient::take_status() {
+    if (shm_ == nullptr) return Look::nothing;
     const auto status = shm_->status();
+    has_moved_ = has_moved_ || shm_->generation() != generation_;
+    generation_ = shm_->generation();
+    // What the answer says may be of another region already.
+    if (shm_->has_other_memory() || shm_->index() != index_) {
+        shm_.reset();
+        notified_ = 0;
+        active_ = 0;
+        is_due_ = true;
+        has_ended_ = true;
+        return Look::ended;
+    }
     if (!status) {
         complain(status.error());
-        return false;
+        return Look::nothing;
     }
     const std::uint32_t notified = notified_ | (*status & low_half);
     const std::uint32_t active = *status & ~low_half;
     const bool has_changed = notified != notified_ || active != active_;
     notified_ = notified;
     active_ = active;
-    is_due_ = is_due_ || has_changed;
-    return has_changed;
+    if (has_changed) is_due_ = true;
+    return has_changed ? Look::changed : Look::nothing;
+}
+
+void ShmemClient::tell(Look found) {
+    bool has_moved = false;
+    {
+        const std::lock_guard lock{mutex_};
+        has_moved = std::exchange(has_moved_, false);
+    }
+    if (has_moved && events_.moved) events_.moved();
+    if (found != Look::ended) return;
+    events_.warn(fmt::format(
+        "share '{}': the service came back without this region: the guest's connection has ended, "
+        "and the guest has to detach and attach again",
+        name_));
+    events_.ended();
 }
 
 bool ShmemClient::look() {
-    bool has_changed = false;
+    Look found = Look::nothing;
     {
         const std::lock_guard lock{mutex_};
-        has_changed = take_status();
+        found = take_status();
     }
-    if (has_changed) events_.changed();
-    return has_changed;
+    tell(found);
+    if (found != Look::nothing) events_.changed();
+    return found != Look::nothing;
 }
 
 void ShmemClient::detach() {
-    const std::lock_guard lock{mutex_};
-    shm_.reset();
-    is_due_ = false;
+    bool is_held = false;
+    {
+        const std::lock_guard lock{mutex_};
+        is_held = shm_.use_count() > 1;
+        shm_.reset();
+        is_due_ = false;
+    }
+    if (is_held)
+        events_.warn(fmt::format(
+            "share '{}': detached, and its bytes are still in use: the others see this client until "
+            "that ends",
+            name_));
 }
 
 std::uint32_t ShmemClient::read_status() {
     std::uint32_t status = 0;
     bool was_due = false;
+    Look found = Look::nothing;
     {
         const std::lock_guard lock{mutex_};
-        take_status();
+        // What is seen here for the first time nobody was told of: it is served by this read.
+        was_due = is_due_;
+        found = take_status();
+        was_due = was_due || found == Look::ended;
         status = active_ | notified_;
         notified_ = 0;
-        was_due = std::exchange(is_due_, false);
+        is_due_ = false;
     }
+    tell(found);
     if (was_due) events_.changed();
     return status;
 }

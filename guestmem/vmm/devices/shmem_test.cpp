@@ -2,14 +2,21 @@
 #include "guestmem/vmm/devices/shmem.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "guestmem/control/server.hpp"
+#include "guestmem/share/session.hpp"
+#include "guestmem/share/testing/fake_service.hpp"
+#include "guestmem/sys/poll.hpp"
 #include "guestmem/sys/testing/loop_thread.hpp"
 #include "guestmem/vmm/share_watch.hpp"
 #include "guestmem/vmm/testing/share_world.hpp"
@@ -235,6 +242,61 @@ TEST_F(ShmemTest, AMessageIsDueFromAChangeUntilItIsServed) {
     watch->stop();
 }
 
+/// As the machine's messages: what is connected is taken by nobody else.
+class Bells {
+public:
+    explicit Bells(ShmemDevice::Options& options) {
+        options.connect_bell = [this](FdView bell) -> Result<void> {
+            if (is_refusing) return Error{Errc::exhausted, "no bell"};
+            connected.push_back(bell.number());
+            return {};
+        };
+        options.disconnect_bell = [this](FdView bell) { std::erase(connected, bell.number()); };
+    }
+    std::vector<int> connected;
+    bool is_refusing = false;
+};
+
+TEST_F(ShmemTest, AKickIsInTheBellOfItsReceiverAndInTheStatusWithoutAnyThreadOfOurs) {
+    ShmemDevice::Options options{.name = "vdev shmem", .control = world_.control()};
+    Bells bells{options};
+    const auto device = std::make_shared<ShmemDevice>(std::move(options), *world_.window);
+    all_.push_back(device);
+    ASSERT_EQ(request(*device, "play", 4), ok);
+    const std::uint64_t receiver = read_at<std::uint64_t>(*device, 0x08);
+    ASSERT_EQ(bells.connected.size(), 1U);
+    ASSERT_EQ(request("play"), ok);
+    const std::uint64_t sender = place();
+    static_cast<void>(control(receiver, 0));
+
+    set_control(sender, 8, 1U << control(receiver, 4));
+
+    // The kernel takes it, as it does from a bell that is an interrupt.
+    const FdView bell{bells.connected.front()};
+    EXPECT_TRUE(poll_readable(bell, 0).value());
+    std::uint64_t kicks = 0;
+    ASSERT_EQ(::read(bell.number(), &kicks, sizeof kicks), static_cast<ssize_t>(sizeof kicks));
+    EXPECT_EQ(kicks, 1U);
+    EXPECT_EQ(control(receiver, 0) & 0xffff, 1U << control(sender, 4));
+    EXPECT_EQ(control(receiver, 0) & 0xffff, 0U);
+
+    set_control(receiver, 12, 0);
+    EXPECT_TRUE(bells.connected.empty());
+}
+
+TEST_F(ShmemTest, WithoutABellAConnectionIsMadeAllTheSame) {
+    ShmemDevice::Options options{.name = "vdev shmem", .control = world_.control()};
+    Bells bells{options};
+    bells.is_refusing = true;
+    std::string warnings;
+    options.warn = [&](const std::string& text) { warnings += text; };
+    const auto device = std::make_shared<ShmemDevice>(std::move(options), *world_.window);
+    all_.push_back(device);
+    EXPECT_EQ(request(*device, "play", 4), ok);
+    EXPECT_NE(warnings.find("no bell"), std::string::npos) << warnings;
+    device->detach_all();
+}
+
 TEST_F(ShmemTest, WhoHasDetachedIsSeenAsGoneAndItsPlaceIsNothing) {
     ASSERT_EQ(request("leave"), ok);
     const std::uint64_t first = place();
@@ -246,6 +308,108 @@ TEST_F(ShmemTest, WhoHasDetachedIsSeenAsGoneAndItsPlaceIsNothing) {
     EXPECT_FALSE(world_.bus.read(second, bytes));
     EXPECT_TRUE(eventually([&] { return control(first, 0) >> 16 == first_bit; }));
     EXPECT_EQ(device_->clients().size(), 1U);
+}
+
+TEST_F(ShmemTest, AServiceThatLostTheRegionHasEndedTheConnection) {
+    ASSERT_EQ(request("lost"), ok);
+    const std::uint64_t old = place();
+    ASSERT_EQ(request("other"), ok);
+    const std::uint32_t index = control(old, 4);
+    const auto clients = device_->clients();
+    for (const auto& client : clients) static_cast<void>(client->look());
+    static_cast<void>(control(old, 0));
+    const std::size_t slots = world_.memory->count_slots();
+    auto reader = world_.memory->make_reader("test");
+    ASSERT_TRUE(reader);
+    ASSERT_TRUE(reader->memory().store<std::uint32_t>(GuestAddress{old + 4096}, 77));
+    reader->park();
+    world_.restart_service();
+    ASSERT_TRUE(eventually([&] {
+        clients[0]->look();
+        return clients[0]->has_ended();
+    }));
+    EXPECT_TRUE(line_->up) << "that is a change of status";
+    EXPECT_EQ(world_.memory->count_slots(), slots - 1);
+    EXPECT_FALSE(reader->memory().load<std::uint32_t>(GuestAddress{old + 4096}))
+        << "no byte is left to be stale";
+    EXPECT_EQ(control(old, 0), 0U) << "nobody is active";
+    EXPECT_EQ(control(old, 4), index);
+    set_control(old, 0x08, 0xffff);
+    EXPECT_EQ(control(old, 0), 0U);
+    EXPECT_NE(world_.log.text().find("share 'lost': the service came back without this region"),
+              std::string::npos)
+        << world_.log.text();
+    write_at<std::uint32_t>(*device_, 0x3c, 0);
+    EXPECT_EQ(read_at<std::uint8_t>(*device_, 0x1c), 'o') << "only the live are found";
+
+    ASSERT_EQ(request("lost"), ok);
+    const std::uint64_t again = place();
+    EXPECT_NE(again, old);
+    EXPECT_EQ(*reader->memory().load<std::uint32_t>(GuestAddress{again + 4096}), 0U);
+    EXPECT_EQ(control(again, 0) >> 16, 1U << control(again, 4)) << "the ended one holds no place in it";
+    set_control(old, 0x0c, 1);
+    std::array<std::byte, 4> bytes{};
+    EXPECT_FALSE(world_.bus.read(old, bytes));
+}
+
+TEST_F(ShmemTest, AnotherPlaceInTheSameRegionIsNotThisConnection) {
+    share::testing::FakeShare share{.path = world_.folder.path_of("fake"), .slots = 4, .vectors = 1};
+    guestmem::testing::LoopThread loop;
+    std::unique_ptr<share::testing::FakeService> service;
+    loop.call([&](EventLoop& on) { service = std::make_unique<share::testing::FakeService>(on, share); });
+    const auto device = std::make_shared<ShmemDevice>(
+        ShmemDevice::Options{
+            .name = "vdev shmem",
+            .control = share.path,
+            .warn = [this](const std::string& text) { world_.log.write(LogLevel::warning, text); }},
+        *world_.window);
+    all_.push_back(device);
+    ASSERT_EQ(request(*device, "moved", 1), ok) << world_.log.text();
+    const auto at = read_at<std::uint64_t>(*device, 0x08);
+    ASSERT_EQ(control(at, 4), 0U);
+    // Cut off, and its place given away before it is back.
+    loop.call([&](EventLoop&) { service->cut(0); });
+    auto taker = share::Session::attach({.control = share.path, .share = "moved", .slot = 0});
+    ASSERT_TRUE(taker) << taker.error().message();
+    ASSERT_TRUE(eventually([&] { return control(at, 0) == 0; }));
+    EXPECT_TRUE(device->clients().front()->has_ended());
+    EXPECT_EQ(control(at, 4), 0U) << "its index is what it was";
+    device->detach_all();
+    loop.call([&](EventLoop&) { service.reset(); });
+}
+
+TEST_F(ShmemTest, AServiceThatNeverAnswersHoldsOneProcessorForAWhileAndNoOther) {
+    // It listens, and its loop does not run.
+    EventLoop loop = EventLoop::create().value();
+    const std::string path = world_.folder.path_of("silent");
+    const auto server = control::Server::create(
+        loop, {.socket = {.path = path}},
+        [](const PeerCredentials&, const control::Request&) { return control::Outcome{}; });
+    ASSERT_TRUE(server) << server.error().message();
+    const auto device = std::make_shared<ShmemDevice>(
+        ShmemDevice::Options{
+            .name = "vdev shmem",
+            .control = path,
+            .warn = [this](const std::string& text) { world_.log.write(LogLevel::warning, text); }},
+        *world_.window);
+    // Whether the second one comes while the first one waits is the scheduler's to say.
+    bool was_refused = false;
+    for (int tries = 0; tries < 10 && !was_refused; ++tries) {
+        std::atomic<bool> is_over{false};
+        std::thread first{[&] {
+            request(*device, "slow", 1);
+            is_over = true;
+        }};
+        while (!is_over && !was_refused) {
+            if (world_.log.text().find("while another processor's") != std::string::npos) was_refused = true;
+            // Not a request of its own before the first one has begun.
+            std::this_thread::sleep_for(std::chrono::milliseconds{50});
+            if (!is_over) write_at<std::uint32_t>(*device, 0x18, 1);
+        }
+        first.join();
+    }
+    EXPECT_TRUE(was_refused) << world_.log.text();
+    EXPECT_EQ(request(*device, "slow", 1), nomem) << "what is not there in time is short";
 }
 
 TEST_F(ShmemTest, EveryOffsetAndWidthIsAnswered) {

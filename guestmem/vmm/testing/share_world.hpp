@@ -46,6 +46,11 @@ struct ShareWorld {
         service = OwnService::create(control(), log).value();
         return true;
     }
+    /// Another one in its place, which knows nothing of the first one's shares.
+    void restart_service() {
+        service.reset();
+        service = OwnService::create(control(), log).value();
+    }
     [[nodiscard]] std::string control() const { return folder.path_of("control"); }
 
     guestmem::testing::TempFolder folder;

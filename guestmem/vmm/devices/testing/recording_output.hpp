@@ -23,11 +23,14 @@ public:
     std::array<std::optional<MsiMessage>, IoApic::pin_count> routes;
     std::vector<MsiMessage> delivered;
     std::uint64_t route_count = 0;
+    bool is_refusing = false;  ///< no route changes
 
-    void route(std::uint32_t pin, std::optional<MsiMessage> message) override {
+    bool route(std::uint32_t pin, std::optional<MsiMessage> message) override {
         GM_CHECK(routes.at(pin) != message);
+        if (is_refusing) return false;
         routes.at(pin) = message;
         ++route_count;
+        return true;
     }
     void fire(std::uint32_t pin) override {
         GM_CHECK(routes.at(pin).has_value());
