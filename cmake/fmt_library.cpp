@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The formatting library as an object of the program: distributions that ship it shared only have its source in a
 // header, and a program that starts often should not look for it each time. Linked where GUESTMEM_STATIC is on.
+// What is named here is that version's own: with another one this is empty, and the library is linked as it is.
+#include <fmt/format.h>
+
+#if FMT_VERSION / 10000 == 9
+
 #include <fmt/format-inl.h>
 
 FMT_BEGIN_NAMESPACE
@@ -17,3 +22,5 @@ template void vformat_to(buffer<char>&, string_view, basic_format_args<FMT_BUFFE
 
 }  // namespace detail
 FMT_END_NAMESPACE
+
+#endif

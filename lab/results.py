@@ -48,7 +48,8 @@ class Results:
             if name.split(":")[0] in parts and name not in self._seen:
                 self.add(FAIL, f"{name} (of KNOWN)", f"there is no such check: take it out ({reason})")
         counts = self._counts
-        print(f"\nlab {self._bed}: {counts[PASS]} checks passed, {counts[FAIL]} failed, {counts['KNOWN']} known to fail, "
+        print(f"\nlab {self._bed}: {counts[PASS]} checks passed, {counts[FAIL]} failed, "
+              f"{counts['KNOWN']} known to fail, "
               f"{counts[NOT_RUN]} not run, in {seconds:.0f} s")
         for text in self._not_run:
             print(f"  not run: {text}")

@@ -15,12 +15,17 @@ namespace {
 Result<void> write_archive(const DmaCaptureOptions& options) {
     const auto tree = GM_TRY(dma::open_host_tree(options.root));
     const dma::Capture captured = GM_TRY(dma::capture(*tree));
-    GM_TRY(write_text_file(options.archive, captured.archive));
+    if (options.archive == "-") {
+        print(captured.archive);
+    } else {
+        GM_TRY(write_result(options.archive, captured.archive, true));
+    }
     for (const std::string& path : captured.unreadable)
         fmt::print(stderr, "guestmem: not readable: {}\n", to_printable(path));
     if (!captured.unreadable.empty())
         fmt::print(stderr, "guestmem: {} files are missing in the archive; root may read them\n",
                    captured.unreadable.size());
+    if (options.archive == "-") return {};
     print(fmt::format("{}: {} files and links, {} bytes\n", to_printable(options.archive),
                       captured.count_entries, captured.archive.size()));
     return {};

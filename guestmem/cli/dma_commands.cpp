@@ -37,7 +37,8 @@ Action describe_dma_discover(CLI::App& app) {
         "Run it as root: an ordinary user sees neither the firmware's tables nor Access Control Services.\n"
         "Exit codes: 0 done, 1 the machine could not be read or the words cannot be followed, 2 wrong words.");
     add_machine_options(app, *options);
-    app.add_option("--svg", options->svg, "Write a picture into this file ('-': standard output)");
+    app.add_option("--svg", options->svg,
+                   "Write a picture into this file ('-': standard output, and nothing else)");
     app.add_flag("--bridges", options->has_bridges, "Show bridges and IOMMUs that stand alone, too");
     app.add_flag("--details", options->has_details,
                  "Show identities, reserved ranges and origins of each device");
@@ -79,7 +80,9 @@ Action describe_dma_capture(CLI::App& app) {
         "  guestmem dma capture --script > capture.sh    # for a machine without guestmem: sh capture.sh machine.tar\n"
         "Run it as root. No serial numbers, addresses of network cards or names of users are taken; --list says what\n"
         "is. Exit codes: 0 done, 1 failed, 2 wrong words.");
-    auto* const archive = app.add_option("OUT.tar", options->archive, "The archive to write");
+    auto* const archive =
+        app.add_option("OUT.tar", options->archive,
+                       "The archive to write, readable by its owner only ('-': standard output)");
     auto* const script =
         app.add_flag("--script", options->is_script, "Print a shell script that does the same");
     auto* const list = app.add_flag("--list", options->is_list, "Print what would be taken, and why");

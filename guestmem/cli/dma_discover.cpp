@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdlib>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -12,7 +15,9 @@
 #include "guestmem/dma/report/inventory_svg.hpp"
 #include "guestmem/dma/report/inventory_tree.hpp"
 #include "guestmem/sys/fd.hpp"
+#include "guestmem/sys/file_system.hpp"
 #include "guestmem/sys/memory_limits.hpp"
+#include "guestmem/sys/sparse_file.hpp"
 
 namespace guestmem::cli {
 namespace {
@@ -34,7 +39,7 @@ Result<void> show(const DmaDiscoverOptions& options) {
         print(to_svg(inventory));
         return {};
     }
-    if (!options.svg.empty()) GM_TRY(write_text_file(options.svg, to_svg(inventory)));
+    if (!options.svg.empty()) GM_TRY(write_result(options.svg, to_svg(inventory), false));
     if (options.json) {
         print(to_json(inventory));
     } else if (options.svg.empty()) {
@@ -46,6 +51,20 @@ Result<void> show(const DmaDiscoverOptions& options) {
 }
 
 }  // namespace
+
+Result<void> write_result(const std::string& path, std::string_view bytes, bool is_private) {
+    const auto facts = path_facts(path);
+    const auto link = is_link(path);
+    if ((facts && facts->exists && facts->kind != FileKind::regular) || (link && *link))
+        return Error{
+            Errc::already_exists,
+            fmt::format("{}: it is there, and is no ordinary file; name another file, or '-'", path)};
+    if (!is_private) return write_text_file(path, bytes);
+    if (facts && facts->exists) GM_TRY(remove_file(path));
+    const Fd file = GM_TRY(open_file(path, OpenMode::create_exclusive));
+    GM_TRY_CONTEXT(write_at(file.view(), 0, std::as_bytes(std::span{bytes})), path);
+    return {};
+}
 
 Result<dma::Inventory> discover_machine(const DmaOptions& options) {
     const auto words = GM_TRY(dma::read_smmu_words(options.words, &read_text_file));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "guestmem/base/result.hpp"
@@ -44,6 +45,9 @@ int dma_discover(const DmaDiscoverOptions& options);
 int dma_check(const DmaOptions& options);
 int dma_plan(const DmaPlanOptions& options);
 int dma_capture(const DmaCaptureOptions& options);
+
+/// Writes a result; a device node, a pipe or a link at its place stays what it is, and that is an error.
+[[nodiscard]] Result<void> write_result(const std::string& path, std::string_view bytes, bool is_private);
 
 /// The machine that the options name, as the words in them have it.
 [[nodiscard]] Result<dma::Inventory> discover_machine(const DmaOptions& options);

@@ -51,9 +51,11 @@ public:
         } else {
             unused_units();
             unprotected_devices();
+            ungrouped_devices();
             pass_through();
         }
         interrupts();
+        open_streams();
         forced_apart();
         outside_ports();
         lazy_invalidation();
@@ -94,6 +96,21 @@ private:
         return device.pci && std::ranges::binary_search(unit_functions_, *device.pci);
     }
 
+    /// Whether it is "name=part,part", in quotes or not.
+    static bool has_part(std::string_view word, std::string_view part) {
+        const auto equals = word.find('=');
+        std::string_view rest =
+            equals == std::string_view::npos ? std::string_view{} : word.substr(equals + 1);
+        while (!rest.empty()) {
+            const auto comma = std::min(rest.find(','), rest.size());
+            if (rest.substr(0, comma) == part) {
+                return true;
+            }
+            rest.remove_prefix(std::min(comma + 1, rest.size()));
+        }
+        return false;
+    }
+
     std::vector<std::string> devices(const IsMeant& is_meant) const {
         std::vector<std::string> names;
         for (const Device& device : inventory_.devices) {
@@ -117,6 +134,12 @@ private:
         constexpr std::string_view why =
             "every device that does DMA reads and writes all memory, the kernel's too";
         const bool has = !inventory_.units.empty();
+        if (!has && is_firmware_unread()) {
+            add(Weight::risk, "iommu-off",
+                "the kernel uses no IOMMU, and the firmware's tables could not be read", why,
+                "ask again as root: the tables say whether there is one");
+            return;
+        }
         add(Weight::risk, "iommu-off",
             !has ? "firmware and kernel name no IOMMU"
             : inventory_.units.size() == 1
@@ -126,10 +149,17 @@ private:
             has ? how_to_switch_on() : "switch it on in the firmware's setup (VT-d, AMD-Vi, IOMMU, SMMU)");
     }
 
+    /// The readers' complaints about what only root may read say so.
+    bool is_firmware_unread() const {
+        return std::ranges::any_of(inventory_.complaints, [](const Complaint& complaint) {
+            return complaint.text.find("root") != std::string::npos;
+        });
+    }
+
     std::string how_to_switch_on() const {
-        for (const std::string_view off : {"iommu=off", "intel_iommu=off", "amd_iommu=off"}) {
-            if (has_word(off)) {
-                return fmt::format("take '{}' off the kernel's command line", off);
+        for (const std::string_view start : {"iommu=", "intel_iommu=", "amd_iommu="}) {
+            if (has_part(word_of(start), "off")) {
+                return fmt::format("take '{}' off the kernel's command line", word_of(start));
             }
         }
         switch (inventory_.units.front().kind) {
@@ -152,9 +182,12 @@ private:
             }
         }
         if (!names.empty()) {
+            const std::string word = word_of("intel_iommu=");
             add(Weight::risk, "unit-not-used", "the kernel does not use " + named(names),
                 "devices behind such a unit reach all memory",
-                "look for the unit in the kernel's log; " + how_to_switch_on());
+                has_part(word, "igfx_off")
+                    ? fmt::format("take 'igfx_off' out of '{}' on the kernel's command line", word)
+                    : "look for the unit in the kernel's log");
         }
     }
 
@@ -171,6 +204,20 @@ private:
         }
     }
 
+    /// Their unit works, and the kernel has not put them behind it.
+    void ungrouped_devices() {
+        const auto names = devices([&](const Device& device) {
+            return device.is_seen && device.protection == Protection::unit_not_used && device.unit &&
+                   is_used(inventory_.units[*device.unit]);
+        });
+        if (!names.empty()) {
+            add(Weight::risk, "device-not-grouped",
+                "the kernel has in no group behind its unit: " + named(names),
+                "such a device reaches all memory, or none: nobody has programmed the unit for it",
+                "look for the device in the kernel's log; do not give it to a VM");
+        }
+    }
+
     void pass_through() {
         std::vector<std::string> groups;
         for (const KernelGroup& group : inventory_.kernel_groups) {
@@ -178,14 +225,23 @@ private:
                 groups.push_back(std::to_string(group.number));
             }
         }
-        if (groups.empty()) {
+        const std::string wanted = word_of("iommu.passthrough=");
+        const bool is_wanted = !wanted.empty() && !wanted.ends_with("=0") && !wanted.ends_with("=n");
+        const std::string word = is_wanted                           ? wanted
+                                 : has_part(word_of("iommu="), "pt") ? word_of("iommu=")
+                                                                     : "";
+        const bool has_types = std::ranges::any_of(
+            inventory_.kernel_groups, [](const KernelGroup& group) { return !group.type.empty(); });
+        if (groups.empty() && (has_types || word.empty())) {
             return;
         }
-        const std::string word = !word_of("iommu.passthrough=").empty() ? word_of("iommu.passthrough=")
-                                 : has_word("iommu=pt")                 ? "iommu=pt"
-                                                                        : "";
         add(Weight::risk, "pass-through",
-            "the kernel's own devices reach all memory (default domain 'identity'): groups " + named(groups),
+            groups.empty()
+                ? fmt::format(
+                      "the kernel's own devices reach all memory, as '{}' says; types of groups could not be read",
+                      word)
+                : "the kernel's own devices reach all memory (default domain 'identity'): groups " +
+                      named(groups),
             "a broken or hostile device that no VM has can read and write the kernel's memory",
             word.empty() ? "add 'iommu.passthrough=0' to the kernel's command line"
                          : fmt::format("take '{}' off the kernel's command line", word));
@@ -212,8 +268,43 @@ private:
         if (!names.empty()) {
             add(Weight::risk, "interrupts-not-isolated", "interrupts are not isolated of " + named(names),
                 "such a device can raise any interrupt of the host with a write to memory; VFIO refuses it",
-                "switch interrupt remapping on in the firmware's setup (with x2APIC); take 'intremap=off' off the "
-                "command line");
+                how_to_isolate());
+        }
+        const auto unknown = devices([](const Device& device) {
+            return device.protection == Protection::behind_unit && !device.is_interrupt_isolated;
+        });
+        if (!unknown.empty()) {
+            add(Weight::note, "interrupts-unknown",
+                "it could not be seen whether interrupts are isolated of " + named(unknown),
+                "without isolation a device can raise any interrupt of the host with a write to memory",
+                "ask again as root; the kernel's log tells of interrupt remapping, or of an ITS");
+        }
+    }
+
+    std::string how_to_isolate() const {
+        const bool is_virtio = std::ranges::all_of(
+            inventory_.units, [](const Unit& unit) { return unit.kind == UnitKind::virtio_iommu; });
+        if (is_virtio) {
+            return "virtio-iommu cannot remap interrupts on x86: emulate VT-d or AMD-Vi for this machine";
+        }
+        for (const std::string_view word : {"intremap=", "nointremap"}) {
+            if (!word_of(word).empty()) {
+                return fmt::format("take '{}' off the kernel's command line", word_of(word));
+            }
+        }
+        return "switch interrupt remapping on in the firmware's setup (with x2APIC)";
+    }
+
+    void open_streams() {
+        for (const std::string_view start : {"arm-smmu.disable_bypass=", "arm-smmu-v3.disable_bypass="}) {
+            const std::string word = word_of(start);
+            if (word.ends_with("=0") || word.ends_with("=n") || word.ends_with("=N")) {
+                add(Weight::risk, "smmu-bypass",
+                    fmt::format("'{}' lets streams that nobody has configured pass", word),
+                    "a device that no driver has taken reaches all memory",
+                    fmt::format("take '{}' off the kernel's command line", word));
+                return;
+            }
         }
     }
 
@@ -299,8 +390,11 @@ private:
     void what_was_not_seen() {
         if (!inventory_.complaints.empty()) {
             add(Weight::note, "notes",
-                fmt::format("there are {} notes on what firmware and kernel say",
-                            inventory_.complaints.size()),
+                fmt::format("there {} {} on what firmware and kernel say",
+                            inventory_.complaints.size() == 1 ? "is" : "are",
+                            inventory_.complaints.size() == 1
+                                ? "one note"
+                                : fmt::format("{} notes", inventory_.complaints.size())),
                 "a part of the inventory may be missing or wrong", "read them: guestmem dma discover");
         }
     }

@@ -81,6 +81,7 @@ DeviceList::DeviceList(const SourceFacts& facts, const HostView& view, Complaint
         index(devices_.size() - 1, other.firmware_node);
     }
     others_.clear();
+    seen_.clear();
     spoken_ = {};
 }
 
@@ -106,15 +107,20 @@ void DeviceList::collect_functions(const SourceFacts& facts, const HostView& vie
             if (const auto address = parse_pci_address(member)) {
                 functions_.push_back(unseen_function(*address));
                 functions_.back().group = group.number;
+                seen_.push_back(*address);
             }
         }
     }
+    for (const PciFunction& function : view.functions) {
+        seen_.push_back(function.address);
+    }
+    std::ranges::sort(seen_);
     std::ranges::stable_sort(functions_, {}, &PciFunction::address);
     const auto again = std::ranges::unique(functions_, {}, &PciFunction::address);
     functions_.erase(again.begin(), again.end());
 }
 
-Device DeviceList::describe(const PciFunction& function) {
+Device DeviceList::describe(const PciFunction& function) const {
     Device device;
     device.name = to_string(function.address);
     device.pci = function.address;
@@ -124,6 +130,7 @@ Device DeviceList::describe(const PciFunction& function) {
     device.driver = function.driver;
     device.is_bridge = function.header_type != 0;
     device.kernel_group = function.group;
+    device.is_seen = std::ranges::binary_search(seen_, function.address);
     return device;
 }
 
@@ -142,13 +149,15 @@ bool DeviceList::Spoken::has(const PlatformDevice& device) const {
 
 void DeviceList::collect_platform_devices(const HostView& view) {
     for (const PlatformDevice& device : view.platform_devices) {
-        if (!device.group && device.kernel_unit.empty() && !spoken_.has(device)) {
+        if (!device.is_pci && !device.group && device.kernel_unit.empty() && !spoken_.has(device)) {
             continue;
         }
         Other other{.firmware_node = device.firmware_node, .kernel_unit = device.kernel_unit};
         other.device.name = device.name;
         other.device.registers = device.registers;
-        other.device.title = device.firmware_node;
+        other.device.title = device.is_pci ? device.title : device.firmware_node;
+        other.device.is_bridge = device.is_bridge;
+        other.device.class_code = device.class_code;
         other.device.driver = device.driver;
         other.device.kernel_group = device.group;
         others_.push_back(std::move(other));
@@ -191,6 +200,7 @@ void DeviceList::collect_spoken(const SourceFacts& facts, const HostView& view) 
         Other& other = others_.emplace_back();
         other.device.name = to_string(cover.which);
         other.device.title = not_shown;
+        other.device.is_seen = false;
         if (mmio != nullptr) {
             other.device.registers = mmio->registers;
         } else {

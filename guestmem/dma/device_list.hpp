@@ -15,7 +15,8 @@
 ///
 /// Concepts: a platform device is listed when the kernel has it behind a unit or in a group, or when a fact selects it:
 /// most platform devices do no DMA at all. What a cover names and the kernel does not show is a device, too, since
-/// somebody means to use it; so is a member of a kernel group that the kernel shows nowhere else.
+/// somebody means to use it (Device::is_seen is false); so is a member of a kernel group that the kernel shows nowhere
+/// else. A PCI function without a PciAddress (a segment above ffff) is among the others and always listed.
 /// Contract: devices are PCI functions by address, then the others by name; the first ones have the index of their
 /// PciFunction in functions(). Functions that come twice are one and a complaint. ACPI paths are compared without the
 /// underscores that fill names to four characters: "\_SB_.GPIO" is "\_SB.GPIO".
@@ -52,7 +53,7 @@ private:
     void collect_platform_devices(const HostView& view);
     void collect_spoken(const SourceFacts& facts, const HostView& view);
     void index(std::size_t device, const std::string& firmware_node);
-    [[nodiscard]] static Device describe(const PciFunction& function);
+    [[nodiscard]] Device describe(const PciFunction& function) const;
 
     /// What is spoken of and was not met on the machine yet.
     struct Spoken {
@@ -65,6 +66,7 @@ private:
     };
 
     std::vector<PciFunction> functions_;
+    std::vector<PciAddress> seen_;  ///< functions that the kernel shows, or has in a group: ascending
     std::vector<Other> others_;
     Spoken spoken_;
     std::vector<Device> devices_;

@@ -58,7 +58,32 @@ TEST(DeviceListTest, WhatIsOnlySpokenOfIsADeviceOnce) {
     EXPECT_EQ(list.devices()[1].kernel_group, 4U);
     EXPECT_EQ(list.devices()[3].kernel_group, 4U);
     EXPECT_EQ(list.devices()[4].registers, 0xfe000000U);
+    constexpr bool is_seen[] = {false, true, false, true, false};
+    for (std::size_t i = 0; i < std::size(is_seen); ++i) {
+        EXPECT_EQ(list.devices()[i].is_seen, is_seen[i]) << list.devices()[i].name;
+    }
     EXPECT_EQ(list.find(MmioDevice{0xfe000000}), std::vector<std::uint32_t>{4});
+}
+
+TEST(DeviceListTest, AFunctionOfALargeSegmentIsADeviceWithoutAnAddress) {
+    HostView view;
+    PlatformDevice port{.name = "10000:00:00.0"};
+    port.is_pci = port.is_bridge = true;
+    PlatformDevice drive{.name = "10000:01:00.0"};
+    drive.is_pci = true;
+    drive.class_code = 0x010802;
+    drive.title = "8086:0a54 Non-Volatile memory controller";
+    view.platform_devices = {port, drive};
+    view.groups = {{.number = 4, .members = {"10000:01:00.0"}}};
+    ComplaintList complaints;
+    const DeviceList list({}, view, complaints);
+    EXPECT_EQ(names(list), (std::vector<std::string>{"10000:00:00.0", "10000:01:00.0"}));
+    EXPECT_TRUE(list.devices()[0].is_bridge);
+    EXPECT_FALSE(list.devices()[1].is_bridge);
+    EXPECT_EQ(list.devices()[1].pci, std::nullopt);
+    EXPECT_EQ(list.devices()[1].title, drive.title);
+    EXPECT_EQ(list.devices()[1].class_code, 0x010802U);
+    EXPECT_TRUE(list.devices()[1].is_seen);
 }
 
 TEST(DeviceListTest, AFunctionThatComesTwiceIsOneAndAComplaint) {

@@ -94,12 +94,12 @@ private:
                 if (device < count_functions) {
                     index.add_function(device, i);
                 } else if (auto& covers = selecting_others_[device - count_functions];
-                           covers.size() < most_ids_of_device) {
+                           covers.size() <= most_ids_of_device) {
                     covers.push_back(i);
                 }
             }
         }
-        selecting_ = index.facts_of_points(most_covers_of_device);
+        selecting_ = index.facts_of_points(most_covers_of_device + 1);  // one more tells that there are more
     }
 
     /// The covers that select a function, with the rule for virtual functions.
@@ -129,6 +129,7 @@ private:
         const bool is_function = device < topology_.functions().size();
         const auto own =
             is_function ? units_.find_function(topology_.function(device).address) : std::nullopt;
+        DevicePlace place;
         std::vector<const CoverFact*> selecting;
         const auto& covers = is_function ? covers_of_function(device)
                                          : selecting_others_[device - topology_.functions().size()];
@@ -137,12 +138,12 @@ private:
                 selecting.push_back(&facts_.covers[cover]);
             }
         }
-        if (is_function && selecting.size() >= most_covers_of_device) {
-            complaints_.add({}, fmt::format("{}: {} covers or more select it: the first are looked at",
-                                            list_.devices()[device].name, most_covers_of_device));
+        const std::size_t most = is_function ? most_covers_of_device : most_ids_of_device;
+        if (selecting.size() > most) {
+            selecting.resize(most);
+            cut(device, place, fmt::format("more than {} covers select it: the first are looked at", most));
         }
         CoverChoice choice = choose_covers(selecting);
-        DevicePlace place;
         if (choice.taken.empty()) {
             return place;
         }
@@ -163,6 +164,28 @@ private:
         return place;
     }
 
+    /// One complaint for a device, the first.
+    void cut(std::uint32_t device, DevicePlace& place, std::string_view why) {
+        if (!place.is_cut) {
+            complaints_.add(
+                {}, fmt::format("{}: {}; it counts as not protected", list_.devices()[device].name, why));
+        }
+        place.is_cut = true;
+    }
+
+    void add_id(std::uint32_t device, DevicePlace& place, DeviceId id) {
+        if (place.ids.size() >= most_ids_of_device || count_ids_ >= most_ids) {
+            if (!place.is_cut) {
+                cut(device, place,
+                    fmt::format("more than {} identities, or {} of all devices: the first are kept",
+                                most_ids_of_device, most_ids));
+            }
+            return;
+        }
+        place.ids.push_back(id);
+        ++count_ids_;
+    }
+
     [[nodiscard]] std::optional<std::size_t> unit_of(const CoverFact& cover) const {
         return unit_of_cover_[static_cast<std::size_t>(&cover - facts_.covers.data())];
     }
@@ -170,39 +193,51 @@ private:
     void add_ids(std::uint32_t device, const CoverFact& cover, DevicePlace& place) {
         if (device >= topology_.functions().size()) {
             if (cover.identity.first_id) {
-                place.ids.push_back({*cover.identity.first_id, cover.identity.ignored_bits});
+                add_id(device, place, {*cover.identity.first_id, cover.identity.ignored_bits});
             }
             return;
         }
         const auto id = identity_of(cover, topology_.function(device).address.rid);
-        if (id && place.ids.size() < most_ids_of_device) {
-            place.ids.push_back({*id, cover.identity.ignored_bits});
+        if (id) {
+            add_id(device, place, {*id, cover.identity.ignored_bits});
         }
     }
 
     void add_alias_ids(std::uint32_t device, std::size_t unit, DevicePlace& place) {
         for (std::uint32_t bridge = aliases_.bridge_above(device); bridge != PciTopology::none;
              bridge = aliases_.bridge_above(bridge)) {
+            const auto& covers = selecting_[alias_points_[bridge]];
+            count_alias_steps_ += 1 + covers.size();
+            if (place.is_cut) {
+                return;
+            }
+            if (count_alias_steps_ > most_alias_steps || covers.size() > most_covers_of_device) {
+                cut(device, place,
+                    fmt::format(
+                        "too much is said of the bridges above it, whose identity {} its requests carry: it "
+                        "is not looked at",
+                        to_string(topology_.function(bridge).address)));
+                return;
+            }
             const std::uint16_t rid =
                 PciAliases::alias_of(topology_.function(bridge)).value_or(PciAddress{}).rid;
             bool is_mapped = false;
-            for (const std::uint32_t at : selecting_[alias_points_[bridge]]) {
+            for (const std::uint32_t at : covers) {
                 const CoverFact& cover = facts_.covers[at];
                 if (unit_of_cover_[at] != unit || is_rest(cover)) {
                     continue;
                 }
                 const auto id = identity_of(cover, rid);
                 is_mapped = true;
-                if (id && place.ids.size() < most_ids_of_device) {
-                    place.ids.push_back({*id, cover.identity.ignored_bits});
+                if (id) {
+                    add_id(device, place, {*id, cover.identity.ignored_bits});
                 }
             }
             // Units that are told of functions and not of ids see the requester id as it arrives.
             const UnitKind kind = units_.units()[unit].kind;
             if (!is_mapped &&
-                (kind == UnitKind::vt_d || kind == UnitKind::amd_vi || kind == UnitKind::other) &&
-                place.ids.size() < most_ids_of_device) {
-                place.ids.push_back({rid, 0});
+                (kind == UnitKind::vt_d || kind == UnitKind::amd_vi || kind == UnitKind::other)) {
+                add_id(device, place, {rid, 0});
             }
         }
     }
@@ -228,6 +263,8 @@ private:
     ComplaintList& complaints_;
     std::vector<std::optional<std::size_t>> unit_of_cover_;
     std::vector<std::uint32_t> alias_points_;
+    std::size_t count_ids_ = 0;
+    std::size_t count_alias_steps_ = 0;
     std::vector<std::vector<std::uint32_t>> selecting_;         ///< covers, by point
     std::vector<std::vector<std::uint32_t>> selecting_others_;  ///< covers, by device behind the functions
 };

@@ -13,14 +13,19 @@
 /// up by the latter. A unit's own function is not behind that unit.
 /// Contract: one place per device, with the device's index. A cover of a unit that nobody names is a complaint and
 /// counts for nothing.
-/// Limits: most_covers covers of one function are looked at, most_ids identities are kept; more are a complaint.
-/// Cost: n log n in covers and devices.
+/// Limits: most_covers_of_device covers of a function are looked at, most_ids_of_device of any device's covers and
+/// identities, and most_ids
+/// of all devices together are kept, and most_alias_steps covers are looked at for bridges that alias. A device that
+/// meets a limit is cut, which is a complaint: it counts as not protected (resolve.cpp).
+/// Cost: n log n in covers and devices, and most_alias_steps.
 /// Threads: any.
 
 namespace guestmem::dma {
 
 inline constexpr std::size_t most_covers_of_device = 64;
 inline constexpr std::size_t most_ids_of_device = 512;
+inline constexpr std::size_t most_ids = std::size_t{1} << 20;
+inline constexpr std::size_t most_alias_steps = std::size_t{1} << 24;
 
 struct DeviceId {
     std::uint32_t id = 0;
@@ -33,13 +38,16 @@ struct DevicePlace {
     std::optional<std::size_t> unit = {};
     std::vector<DeviceId> ids = {};
     std::vector<Origin> origins = {};
+    /// A limit was met: it may have identities that are not in ids, so that nobody can say who shares them.
+    bool is_cut = false;
 };
 
 [[nodiscard]] std::vector<DevicePlace> place_devices(const SourceFacts& facts, const DeviceList& list,
                                                      const PciTopology& topology, const PciAliases& aliases,
                                                      const UnitTable& units, ComplaintList& complaints);
 
-/// The requester ids that a function's requests can carry: its own, and those of bridges above it.
+/// The requester ids that a function's requests can carry: its own, and those of bridges above it; at most
+/// most_ids_of_device, which is more than a segment has buses.
 [[nodiscard]] std::vector<DeviceId> requester_ids(const PciTopology& topology, const PciAliases& aliases,
                                                   std::uint32_t function);
 

@@ -124,8 +124,67 @@ TEST(DevicePlaceTest, CoversBeyondTheLimitAreAComplaint) {
     const Placed placed = place(facts, view);
     EXPECT_EQ(placed.places[0].ids.size(), most_covers_of_device);
     EXPECT_EQ(placed.complaints.size(), 1U);
-    facts.covers.resize(most_covers_of_device - 1);
+    EXPECT_TRUE(placed.places[0].is_cut);
+    facts.covers.resize(most_covers_of_device);
     EXPECT_TRUE(place(facts, view).complaints.empty());
+    EXPECT_FALSE(place(facts, view).places[0].is_cut);
+}
+
+TEST(DevicePlaceTest, IdentitiesBeyondTheLimitAreAComplaint) {
+    SourceFacts facts;
+    facts.units = {unit("a", UnitKind::smmu_v3)};
+    for (std::uint32_t i = 0; i <= most_ids_of_device; ++i) {
+        facts.covers.push_back({.unit = "a", .which = MmioDevice{0x1000}, .identity = {.first_id = i}});
+    }
+    const Placed placed = place(facts, {});
+    EXPECT_EQ(placed.places[0].ids.size(), most_ids_of_device);
+    EXPECT_TRUE(placed.places[0].is_cut);
+    EXPECT_EQ(placed.complaints.size(), 1U);
+    facts.covers.pop_back();
+    EXPECT_FALSE(place(facts, {}).places[0].is_cut);
+}
+
+TEST(DevicePlaceTest, WhatIsSaidOfBridgesHasItsLimitsToo) {
+    SourceFacts facts;
+    facts.units = {unit("a", UnitKind::smmu_v3)};
+    HostView view;
+    // Eleven bridges, each with more covers than a device keeps identities of, and a card below them all.
+    for (std::uint8_t bus = 0; bus < 11; ++bus) {
+        view.functions.push_back(bridge(pci_address(0, bus, 0, 0), PortType::conventional, bus + 1, 11));
+    }
+    view.functions.push_back(endpoint(pci_address(0, 11, 0, 0), PortType::conventional));
+    for (std::uint32_t i = 0; i < most_covers_of_device; ++i) {
+        facts.covers.push_back(
+            {.unit = "a", .which = PciRange{0, 0, 0xffff}, .identity = {.first_id = i << 16}});
+    }
+    const Placed deep = place(facts, view);
+    EXPECT_TRUE(deep.places[11].is_cut);
+    EXPECT_EQ(deep.places[11].ids.size(), most_ids_of_device);
+    EXPECT_FALSE(deep.places[0].is_cut);
+    facts.covers.push_back({.unit = "a", .which = PciRange{0, 0, 0}, .identity = {.first_id = 5}});
+    view.functions.resize(1);
+    view.functions.push_back(endpoint(pci_address(0, 1, 0, 0), PortType::conventional));
+    const Placed below = place(facts, view);
+    EXPECT_TRUE(below.places[1].is_cut) << "not all identities of its bridge are known";
+    EXPECT_EQ(below.complaints.size(), 2U);
+}
+
+TEST(DevicePlaceTest, AllDevicesTogetherHaveALimitOfIdentities) {
+    SourceFacts facts;
+    facts.units = {unit("a", UnitKind::smmu_v3)};
+    for (std::uint32_t i = 0; i < most_covers_of_device; ++i) {
+        facts.covers.push_back(
+            {.unit = "a", .which = PciRange{0, 0, 0xffff}, .identity = {.first_id = i << 16}});
+    }
+    HostView view;
+    for (std::uint32_t rid = 0; rid < most_ids / most_covers_of_device + 2; ++rid) {
+        view.functions.push_back(endpoint(PciAddress{0, static_cast<std::uint16_t>(rid)}));
+    }
+    const Placed placed = place(facts, view);
+    EXPECT_EQ(std::ranges::count(placed.places, true, &DevicePlace::is_cut), 2);
+    EXPECT_TRUE(placed.places.back().is_cut);
+    EXPECT_TRUE(placed.places.back().ids.empty());
+    EXPECT_EQ(placed.complaints.size(), 2U);
 }
 
 }  // namespace

@@ -166,6 +166,9 @@ private:
                 table.complain(
                     "reach", fmt::format("'{}' is no reach", reach->text),
                     "write reach = \"all\", or reach = [{ memory = \"ram\", permissions = \"r\" }]");
+            else if (reach->children.empty())
+                table.complain("reach", "the device reaches nothing",
+                               "leave the device out, or give it memory");
             else
                 table.for_each_table("reach", max_ranges_of_device, one_file,
                                      [&](const TomlNode& range) { read_range(range, vm, device); });

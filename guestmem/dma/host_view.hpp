@@ -81,6 +81,11 @@ struct PlatformDevice {
     std::string driver = {};
     std::optional<std::uint32_t> group = {};
     std::string kernel_unit = {};
+    /// A PCI function of a segment above ffff (behind VMD), which has no PciAddress: "10000:01:00.0".
+    bool is_pci = false;
+    bool is_bridge = false;        ///< of PCI
+    std::uint32_t class_code = 0;  ///< of PCI
+    std::string title = {};        ///< of PCI: "8086:0a54 Non-Volatile memory controller"
 };
 
 /// /sys/class/iommu/NAME.
@@ -103,6 +108,8 @@ struct KernelGroup {
     std::string type = {};  ///< default domain: "DMA", "DMA-FQ", "identity", "blocked"; empty: unreadable
     std::vector<std::string> members = {};  ///< names in devices/: "0000:00:02.0", "9000000.dma"
     std::vector<KernelReserved> reserved = {};
+    std::string name =
+        {};  ///< empty: none; VFIO calls those that it makes up without an IOMMU "vfio-noiommu"
 };
 
 struct ThunderboltDomain {

@@ -80,6 +80,7 @@ struct Device {
     std::optional<bool> is_interrupt_isolated = {};
     std::vector<Reserved> reserved = {};
     std::vector<Origin> origins = {};
+    bool is_seen = true;  ///< the kernel shows it; else somebody speaks of it and it is never behind_unit
 };
 
 enum class JoinReason : std::uint8_t {

@@ -33,6 +33,7 @@ struct Claim {
     const GrantedDevice* granted = nullptr;
     std::optional<std::size_t> device = {};
     std::size_t domain = 0;
+    bool is_repeated = false;  ///< by the same VM: one plan is enough
 };
 
 /// Of domains that are alike, nearly surely: VM, unit, what hash_of() says of the mappings.
@@ -68,10 +69,13 @@ public:
         gather_claims();
         check_claims();
         for (Claim& claim : claims_)
-            if (claim.device && is_wanted(claim.vm)) plan_device(claim);
+            if (claim.device && !claim.is_repeated && is_wanted(claim.vm)) plan_device(claim);
         check_containments();
+        problems_.look_at_separations(static_cast<std::size_t>(
+            std::ranges::count_if(grants_.vms, [](const GrantedVm& vm) { return !vm.devices.empty(); })));
+        check_entries();
         for (std::size_t vm = 0; vm < plan_.vms.size(); ++vm)
-            if (is_wanted(vm)) check_limits(vm);
+            if (is_wanted(vm) && !grants_.vms[vm].devices.empty()) check_limits(vm);
         plan_.problems = problems_.take(only_vm_);
         return std::move(plan_);
     }
@@ -97,14 +101,16 @@ private:
     /// What is wrong with a device whatever its reach is, and with two lines that mean the same device.
     void check_claims() {
         std::vector<const Claim*> first(inventory_.devices.size(), nullptr);
-        for (const Claim& claim : claims_) {
+        for (Claim& claim : claims_) {
             if (!claim.device) continue;
             const Claim*& before = first[*claim.device];
-            if (before != nullptr)
+            if (before != nullptr) {
+                claim.is_repeated = before->vm == claim.vm;
                 problems_.claimed_twice(claim.vm, *claim.granted, before->vm, before->granted->line);
-            else
+            } else {
                 before = &claim;
-            problems_.look_at_device(claim.vm, *claim.granted, *claim.device);
+            }
+            if (!claim.is_repeated) problems_.look_at_device(claim.vm, *claim.granted, *claim.device);
         }
         granted_to_ = std::move(first);
     }
@@ -116,8 +122,7 @@ private:
                                              ? unit->abilities.page_sizes
                                              : usual_page_sizes;
         const std::uint64_t granule = std::max(page_sizes & (~page_sizes + 1), page_size_bytes);
-        const GrantedVm& vm = grants_.vms[claim.vm];
-        const Reach reach = reach_of(vm.memory, *claim.granted, granule);
+        const Reach& reach = reach_for(claim, granule);
         problems_.look_at_reach(claim.vm, *claim.granted, device, reach, granule);
         auto& alike = domains_[DomainKey{claim.vm, device.unit, hash_of(reach.mappings)}];
         const auto same = std::ranges::find_if(alike, [&](std::size_t domain) {
@@ -129,6 +134,18 @@ private:
             add_domain(claim, unit, page_sizes, reach);
         }
         plan_.domains[claim.domain].devices.push_back(device.name);
+    }
+
+    /// The reach of a whole VM is made once.
+    const Reach& reach_for(const Claim& claim, std::uint64_t granule) {
+        const auto& memory = grants_.vms[claim.vm].memory;
+        if (!claim.granted->reaches_all) {
+            reach_ = reach_of(memory, *claim.granted, granule);
+            return reach_;
+        }
+        const auto [at, is_first] = whole_reaches_.try_emplace({claim.vm, granule});
+        if (is_first) at->second = reach_of(memory, *claim.granted, granule);
+        return at->second;
     }
 
     void add_domain(const Claim& claim, const Unit* unit, std::uint64_t page_sizes, const Reach& reach) {
@@ -203,12 +220,15 @@ private:
         return vm_of_device_;
     }
 
+    void check_entries() {
+        const std::uint64_t limit = inventory_.settings.dma_entry_limit.value_or(usual_entry_limit);
+        for (const PlannedDomain& domain : plan_.domains)
+            if (domain.mappings.size() > limit)
+                problems_.too_many_entries(domain.vm, domain.devices.front(), domain.mappings.size(), limit);
+    }
+
     void check_limits(std::size_t vm) {
-        for (const PlannedDomain& domain : plan_.domains) {
-            const std::uint64_t limit = inventory_.settings.dma_entry_limit.value_or(usual_entry_limit);
-            if (domain.vm == vm && domain.mappings.size() > limit)
-                problems_.too_many_entries(vm, domain.devices.front(), domain.mappings.size(), limit);
-        }
+        problems_.look_at_vfio(vm);
         const PlannedVm& planned = plan_.vms[vm];
         if (planned.memory_lock_bytes && planned.locked_bytes > *planned.memory_lock_bytes)
             problems_.too_much_locked(vm, planned.locked_bytes, *planned.memory_lock_bytes);
@@ -226,6 +246,8 @@ private:
     std::vector<const Claim*> granted_to_;
     std::vector<std::optional<std::size_t>> vm_of_device_;
     std::map<DomainKey, std::vector<std::size_t>> domains_;
+    std::map<std::pair<std::size_t, std::uint64_t>, Reach> whole_reaches_;
+    Reach reach_;  ///< of the device at hand
 };
 
 }  // namespace

@@ -18,9 +18,11 @@
 /// are those asked for and those that the unit can keep: one that cannot forbid reads turns "w" into "rw". A range that
 /// is no whole number of the unit's pages grows to whole ones, and what it grows over is said.
 /// Contract: problems are all that are found, not the first; one that is_fatal means that the kernel would refuse, or
-/// that memory would be reached that nobody granted. Two devices of one containment are never planned for two VMs
-/// without a fatal problem. A device that is named twice, or by two VMs, is one. The plan is there even when it has
-/// problems. Nothing is changed on the machine.
+/// that a device would reach memory of another VM, of the host, or of its own VM with permissions that contradict. What
+/// a unit cannot do as finely as it was asked for, inside of the VM's own memory (a range grows to whole pages, "w" is
+/// kept as "rw"), is said and not fatal. Two devices of one containment are never planned for two VMs without a fatal
+/// problem, in the plan of either VM alone, too. A device that is named twice, or by two VMs, is one. The plan is there
+/// even when it has problems. Nothing is changed on the machine.
 /// Cost: n log n in the ranges of all devices.
 /// Threads: any.
 /// Known holes: the time is what kernels of 2025 on x86 were measured to take per GiB; a machine may be several times
@@ -32,6 +34,7 @@ enum class ProblemKind : std::uint8_t {
     no_such_device,
     is_bridge,
     claimed_twice,      ///< by two VMs, or twice by one
+    acs_overridden,     ///< the command line makes groups smaller than the hardware keeps them apart
     containment_split,  ///< devices that can only be contained together are for two VMs, or reach other memory
     not_protected,      ///< no unit, or one that the kernel does not use
     group_not_viable,   ///< another device of its group has a driver of the host
@@ -59,6 +62,7 @@ struct Problem {
     std::size_t line = 0;                    ///< of the grants file
     std::string text = {};                   ///< a sentence: what, where, why
     std::vector<std::string> commands = {};  ///< for a shell, that would mend it; may be empty
+    std::string other_vm = {};  ///< of a problem between two VMs: the other one, whose problem it is, too
 };
 
 struct PlannedMapping {

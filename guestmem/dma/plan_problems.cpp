@@ -17,11 +17,13 @@ using Word = std::string_view;
 
 constexpr std::size_t max_named_of_group = 8;
 
-/// Drivers that hand a device on, and those that leave it alone.
-bool is_hand_over_driver(Word driver) {
-    constexpr std::array<Word, 3> known{"vfio-pci", "pci-stub", "vfio-platform"};
-    return std::ranges::find(known, driver) != known.end();
+/// VFIO's own, and those of vendors: "vfio-pci", "mlx5_vfio_pci".
+bool is_vfio_driver(Word driver) {
+    return driver.starts_with("vfio-") || driver.ends_with("vfio_pci") || driver.ends_with("vfio-pci");
 }
+
+/// Does no DMA on its own: its device may be in the group of a VM's.
+bool is_quiet_driver(Word driver) { return driver.empty() || driver == "pci-stub" || is_vfio_driver(driver); }
 
 /// What takes a function from its driver and gives it to VFIO.
 std::vector<std::string> bind_commands(const Device& device) {
@@ -46,6 +48,7 @@ std::string_view to_string(ProblemKind kind) {
         case ProblemKind::no_such_device: return "no-such-device";
         case ProblemKind::is_bridge: return "is-bridge";
         case ProblemKind::claimed_twice: return "claimed-twice";
+        case ProblemKind::acs_overridden: return "acs-overridden";
         case ProblemKind::containment_split: return "containment-split";
         case ProblemKind::not_protected: return "not-protected";
         case ProblemKind::group_not_viable: return "group-not-viable";
@@ -93,7 +96,8 @@ void PlanProblems::claimed_twice(std::size_t vm, const GrantedDevice& granted, s
     add(ProblemKind::claimed_twice, vm, granted,
         vm == other_vm ? fmt::format("'{}' is the VM's already, by line {}", granted.name, other_line)
                        : fmt::format("'{}' is VM '{}''s by line {}: a device has one VM", granted.name,
-                                     grants_.vms[other_vm].name, other_line));
+                                     grants_.vms[other_vm].name, other_line))
+        .other_vm = grants_.vms[other_vm].name;
 }
 
 void PlanProblems::look_at_device(std::size_t vm, const GrantedDevice& granted, std::size_t index) {
@@ -129,7 +133,7 @@ void PlanProblems::look_at_device(std::size_t vm, const GrantedDevice& granted, 
 }
 
 void PlanProblems::look_at_driver(std::size_t vm, const GrantedDevice& granted, const Device& device) {
-    if (device.is_bridge || is_hand_over_driver(device.driver)) return;
+    if (device.is_bridge || is_vfio_driver(device.driver)) return;
     Problem& problem =
         add(ProblemKind::driver_bound, vm, granted,
             device.driver.empty() ? fmt::format("'{}' has no driver yet: VFIO has to take it", granted.name)
@@ -137,6 +141,32 @@ void PlanProblems::look_at_driver(std::size_t vm, const GrantedDevice& granted, 
                                                 granted.name, device.driver));
     problem.is_fatal = !device.driver.empty();
     problem.commands = bind_commands(device);
+}
+
+void PlanProblems::look_at_separations(std::size_t count_vms) {
+    const auto forced =
+        std::ranges::find(inventory_.unproven_separations, true, &UnprovenSeparation::is_overridden);
+    if (forced == inventory_.unproven_separations.end()) return;
+    for (std::size_t vm = 0; vm < grants_.vms.size(); ++vm) {
+        if (grants_.vms[vm].devices.empty()) continue;
+        // Between two VMs nobody may reach the other; between a VM and the host the host has said so.
+        add_for_vm(
+            ProblemKind::acs_overridden, vm,
+            fmt::format(
+                "'pcie_acs_override' keeps devices apart that can reach each other, as at {}: what VM '{}' "
+                "has can reach other devices past the IOMMU",
+                to_string(forced->port), grants_.vms[vm].name))
+            .is_fatal = count_vms > 1;
+    }
+}
+
+void PlanProblems::look_at_vfio(std::size_t vm) {
+    const KernelSettings& settings = inventory_.settings;
+    if (settings.has_vfio != false || settings.has_iommufd.value_or(false)) return;
+    Problem& problem = add_for_vm(ProblemKind::not_settled, vm,
+                                  "VFIO is not loaded: whether the kernel has it is not known");
+    problem.is_fatal = false;
+    problem.commands = {"modprobe vfio-pci"};
 }
 
 void PlanProblems::look_at_reach(std::size_t vm, const GrantedDevice& granted, const Device& device,
@@ -215,8 +245,7 @@ void PlanProblems::look_at_group(std::size_t vm, const GrantedDevice& granted, s
     for (const std::size_t other : containment.devices) {
         const Device& device = inventory_.devices[other];
         // Those that are granted have problems of their own.
-        if (other == index || vm_of_device[other] || device.is_bridge || device.driver.empty() ||
-            is_hand_over_driver(device.driver))
+        if (other == index || vm_of_device[other] || device.is_bridge || is_quiet_driver(device.driver))
             continue;
         if (++count > max_named_of_group) continue;
         const auto join = std::ranges::find_if(
@@ -239,7 +268,8 @@ void PlanProblems::split_between_vms(std::size_t vm, const GrantedDevice& grante
     add(ProblemKind::containment_split, vm, granted,
         fmt::format("'{}' can only be contained together with '{}', which is VM '{}''s: give both to one VM",
                     inventory_.devices[index].name, inventory_.devices[other_index].name,
-                    grants_.vms[other_vm].name));
+                    grants_.vms[other_vm].name))
+        .other_vm = grants_.vms[other_vm].name;
 }
 
 void PlanProblems::split_by_reach(std::size_t vm, const GrantedDevice& granted, std::size_t index,
@@ -276,7 +306,9 @@ void PlanProblems::more_than_there_is(std::size_t vm, std::uint64_t bytes, std::
 
 std::vector<Problem> PlanProblems::take(std::string_view only_vm) {
     if (!only_vm.empty())
-        std::erase_if(problems_, [&](const Problem& problem) { return problem.vm != only_vm; });
+        std::erase_if(problems_, [&](const Problem& problem) {
+            return problem.vm != only_vm && problem.other_vm != only_vm;
+        });
     std::ranges::sort(problems_, [](const Problem& one, const Problem& other) {
         return std::tie(one.line, one.device, one.kind, one.text) <
                std::tie(other.line, other.device, other.kind, other.text);

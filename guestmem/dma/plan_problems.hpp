@@ -39,6 +39,9 @@ public:
                            std::size_t other_vm, std::size_t other_index);
     void split_by_reach(std::size_t vm, const GrantedDevice& granted, std::size_t index,
                         std::size_t other_index);
+    /// Whether groups are as the hardware keeps devices apart; `count_vms` have devices.
+    void look_at_separations(std::size_t count_vms);
+    void look_at_vfio(std::size_t vm);
     void too_many_entries(std::size_t vm, const std::string& device, std::size_t count, std::uint64_t limit);
     void too_much_locked(std::size_t vm, std::uint64_t bytes, std::uint64_t limit);
     void more_than_there_is(std::size_t vm, std::uint64_t bytes, std::uint64_t total);

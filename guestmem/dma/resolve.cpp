@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
+#include <unordered_set>
 
 #include "guestmem/dma/containment.hpp"
 #include "guestmem/dma/device_list.hpp"
@@ -20,23 +20,32 @@
 namespace guestmem::dma {
 namespace {
 
-/// Whether an interrupt controller that tells devices apart (GICv3 ITS) is seen; nothing when neither it nor its
-/// opposite (GICv2m) is.
+/// Whether this is a node of the kind, "/intc@8000000/its@8080000", or the kernel's device of it, "8080000.its".
+bool is_of_kind(const PlatformDevice& device, std::string_view kind) {
+    const std::string_view node = device.firmware_node;
+    const std::string_view last = node.substr(node.rfind('/') + 1);  // npos + 1 is 0
+    const std::string_view name = device.name;
+    return (last.starts_with(kind) && last.substr(kind.size()).starts_with('@')) ||
+           (name.ends_with(kind) && name.substr(0, name.size() - kind.size()).ends_with('.'));
+}
+
+/// Whether an interrupt controller that tells devices apart (GICv3 ITS) is seen, and its opposite (GICv2m) is not;
+/// nothing when neither is, or both are.
 std::optional<bool> has_interrupt_translation(const HostView& view) {
-    const auto has = [&](std::string_view word) {
-        return std::ranges::any_of(view.platform_devices, [&](const PlatformDevice& device) {
-            return device.name.find(word) != std::string::npos ||
-                   device.firmware_node.find(word) != std::string::npos;
-        });
+    const auto has = [&](std::string_view kind) {
+        return std::ranges::any_of(view.platform_devices,
+                                   [&](const PlatformDevice& device) { return is_of_kind(device, kind); });
     };
     if (view.settings.architecture == "x86_64") {
         return std::nullopt;
     }
-    if (has("its@") || has(".its") || has("msi-controller@")) {
-        return true;
-    }
-    return has("v2m") ? std::optional(false) : std::nullopt;
+    const bool is_apart = has("its") || has("msi-controller");
+    const bool is_mixed = has("v2m");
+    return is_apart != is_mixed ? std::optional(is_apart) : std::nullopt;
 }
+
+/// What VFIO calls groups that it makes for devices without a unit (enable_unsafe_noiommu_mode).
+constexpr std::string_view made_up_group = "vfio-noiommu";
 
 class Resolver {
 public:
@@ -53,6 +62,9 @@ public:
         places_ = place_devices(facts_, list_, topology_, aliases_, units_, complaints_);
         find_groups();
         find_unit_functions();
+        for (const DevicePlace& place : places_) {
+            count_ids_ += place.ids.size();
+        }
         for (std::uint32_t device = 0; device < places_.size(); ++device) {
             settle(device);
         }
@@ -77,6 +89,9 @@ private:
     /// A group's list of members and its members' own links say the same on a real machine.
     void find_groups() {
         for (const KernelGroup& group : view_.groups) {
+            if (group.name == made_up_group) {
+                made_up_groups_.insert(group.number);
+            }
             for (const std::string& member : group.members) {
                 const auto device = find_member(member);
                 if (!device) {
@@ -161,26 +176,39 @@ private:
             return;
         }
         place.unit = kernel_unit;
+        count_ids_ -= place.ids.size();
         place.ids.clear();
         place.origins = {origin};
         const bool is_by_requester = unit.kind == UnitKind::vt_d || unit.kind == UnitKind::amd_vi;
         if (is_by_requester && index < topology_.functions().size()) {
             place.ids = requester_ids(topology_, aliases_, index);
+            if (count_ids_ + place.ids.size() > most_ids) {
+                place.ids.clear();
+                place.is_cut = true;
+                complaints_.add(origin,
+                                fmt::format("{}: more than {} identities of all devices; it counts as not "
+                                            "protected",
+                                            list_.devices()[index].name, most_ids));
+            }
         }
+        count_ids_ += place.ids.size();
     }
 
     [[nodiscard]] Protection protection_of(std::uint32_t index,
                                            std::optional<std::size_t> kernel_unit) const {
         const Device& device = list_.devices()[index];
-        if (!device.unit) {
+        const bool is_made_up = device.kernel_group && made_up_groups_.contains(*device.kernel_group);
+        if (!device.unit || is_made_up) {
             return Protection::none;
         }
         const Unit& unit = units_.units()[*device.unit];
-        if (unit.kernel_name.empty() || (kernel_unit && kernel_unit != device.unit)) {
+        const bool is_elsewhere = kernel_unit && kernel_unit != device.unit;
+        if (unit.kernel_name.empty() || is_elsewhere || !device.is_seen || places_[index].is_cut) {
             return Protection::unit_not_used;
         }
         if (device.kernel_group) {
-            return Protection::behind_unit;
+            // Whoever makes a group for a unit links the device to that unit; a group without is somebody else's.
+            return kernel_unit ? Protection::behind_unit : Protection::unit_not_used;
         }
         const bool comes_with_driver = unit.kind != UnitKind::vt_d && unit.kind != UnitKind::amd_vi;
         return comes_with_driver && device.driver.empty() ? Protection::behind_unit
@@ -281,6 +309,8 @@ private:
     std::optional<bool> interrupt_translation_;
     std::vector<DevicePlace> places_;
     std::vector<std::pair<std::uint32_t, std::uint32_t>> members_;  ///< group, device: ascending
+    std::unordered_set<std::uint32_t> made_up_groups_;
+    std::size_t count_ids_ = 0;  ///< of all places
     std::vector<bool> is_unit_;
 };
 

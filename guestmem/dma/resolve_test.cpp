@@ -6,6 +6,7 @@
 #include <random>
 #include <tuple>
 
+#include "guestmem/dma/device_place.hpp"
 #include "guestmem/dma/testing/machines.hpp"
 
 namespace guestmem::dma {
@@ -125,6 +126,99 @@ TEST(ResolveTest, WithoutReadableTablesTheKernelSaysWhoIsBehindWhat) {
     EXPECT_EQ(device(inventory, "00:02.0").ids, Ids{0x10});
     EXPECT_EQ(device(inventory, "00:02.0").origins.at(0).source, Source::kernel);
     EXPECT_EQ(names_of(inventory).size(), 3U);
+}
+
+TEST(ResolveTest, AGroupWithoutAUnitProtectsNobody) {
+    Flat machine;
+    machine.view.functions[1].kernel_unit.clear();
+    EXPECT_EQ(device(resolve(machine.facts, machine.view), "00:02.0").protection, Protection::unit_not_used);
+    EXPECT_EQ(device(resolve({}, machine.view), "00:02.0").protection, Protection::none);
+    machine.view.groups = {
+        {.number = 1, .type = "unknown", .members = {"0000:00:02.0"}, .name = "vfio-noiommu"}};
+    for (const char* unit : {"", "dmar0"}) {
+        machine.view.functions[1].kernel_unit = unit;
+        const Inventory inventory = resolve(machine.facts, machine.view);
+        EXPECT_EQ(device(inventory, "00:02.0").protection, Protection::none) << unit;
+        EXPECT_EQ(device(inventory, "00:02.0").is_interrupt_isolated, false) << unit;
+        EXPECT_EQ(device(inventory, "00:00.0").protection, Protection::behind_unit);
+    }
+}
+
+TEST(ResolveTest, WhatTheKernelDoesNotShowIsNotProtected) {
+    SourceFacts facts;
+    facts.units = {{.name = "smmuv3@1000", .kind = UnitKind::smmu_v3, .registers = 0x1000}};
+    facts.covers = {cover("smmuv3@1000", PciRange{0, 8, 8}, Source::user),
+                    cover("smmuv3@1000", MmioDevice{0xfe000000}, Source::user),
+                    cover("smmuv3@1000", MmioDevice{0xfd000000}, Source::user)};
+    HostView view;
+    view.units = {{.name = "smmu3.0x0000000000001000"}};
+    view.platform_devices = {{.name = "fd000000.dma", .registers = 0xfd000000}};
+    const Inventory inventory = resolve(facts, view);
+    for (const char* ghost : {"00:01.0", "mem:0xfe000000"}) {
+        EXPECT_FALSE(device(inventory, ghost).is_seen) << ghost;
+        EXPECT_EQ(device(inventory, ghost).protection, Protection::unit_not_used) << ghost;
+    }
+    EXPECT_TRUE(device(inventory, "fd000000.dma").is_seen);
+    EXPECT_EQ(device(inventory, "fd000000.dma").protection, Protection::behind_unit);
+}
+
+TEST(ResolveTest, WhoseIdentitiesAreCutIsNotProtected) {
+    SourceFacts facts;
+    facts.units = {{.name = "smmuv3@1000", .kind = UnitKind::smmu_v3, .registers = 0x1000}};
+    for (std::uint32_t i = 0; i <= most_ids_of_device; ++i) {
+        facts.covers.push_back(cover("smmuv3@1000", MmioDevice{0xfd000000}, Source::iort));
+        facts.covers.back().identity.first_id = i;
+    }
+    facts.covers.push_back(cover("smmuv3@1000", MmioDevice{0xfc000000}, Source::iort));
+    facts.covers.back().identity.first_id = most_ids_of_device;
+    HostView view;
+    view.units = {{.name = "smmu3.0x0000000000001000"}};
+    view.platform_devices = {{.name = "fc000000.dma", .registers = 0xfc000000},
+                             {.name = "fd000000.dma", .registers = 0xfd000000}};
+    const Inventory inventory = resolve(facts, view);
+    EXPECT_EQ(device(inventory, "fd000000.dma").protection, Protection::unit_not_used);
+    EXPECT_EQ(device(inventory, "fc000000.dma").protection, Protection::behind_unit);
+    EXPECT_TRUE(has_complaint(inventory, "fd000000.dma: more than 512"));
+}
+
+TEST(ResolveTest, OnlyANodeOfItsKindIsAnInterruptController) {
+    SourceFacts facts;
+    facts.units = {{.name = "smmuv3@1000", .kind = UnitKind::smmu_v3, .registers = 0x1000}};
+    facts.covers = {cover("smmuv3@1000", PciRange{0, 0, 0xff}, Source::device_tree)};
+    facts.covers[0].identity.first_id = 0;
+    HostView view;
+    view.settings.architecture = "aarch64";
+    view.units = {{.name = "smmu3.0x0000000000001000"}};
+    view.functions = {endpoint(pci_address(0, 0, 1, 0))};
+    const auto isolation_with = [&](std::vector<PlatformDevice> devices) {
+        view.platform_devices = std::move(devices);
+        return device(resolve(facts, view), "00:01.0").is_interrupt_isolated;
+    };
+    const PlatformDevice its{.name = "8080000.its", .firmware_node = "/intc@8000000/its@8080000"};
+    const PlatformDevice gicv2m{.name = "8020000.v2m", .firmware_node = "/intc@8000000/v2m@8020000"};
+    EXPECT_EQ(isolation_with({{.name = "x", .firmware_node = "/soc/bits@9000000"}}), std::nullopt);
+    EXPECT_EQ(isolation_with({{.name = "9000000.bits"}}), std::nullopt);
+    EXPECT_EQ(isolation_with({{.name = "x", .firmware_node = "/its@8080000/dma@1"}}), std::nullopt);
+    EXPECT_EQ(isolation_with({{.name = "x", .firmware_node = "/soc/msi-controller@1"}}), true);
+    EXPECT_EQ(isolation_with({its}), true);
+    EXPECT_EQ(isolation_with({gicv2m}), false);
+    EXPECT_EQ(isolation_with({its, gicv2m}), std::nullopt);
+}
+
+TEST(ResolveTest, AFunctionBehindVmdIsProtectedByTheKernelsUnitAndGroupOnly) {
+    Flat machine;
+    PlatformDevice drive{.name = "10000:01:00.0"};
+    drive.is_pci = true;
+    const auto protection_with = [&](const char* unit, std::optional<std::uint32_t> group) {
+        drive.kernel_unit = unit;
+        drive.group = group;
+        machine.view.platform_devices = {drive};
+        return device(resolve(machine.facts, machine.view), "10000:01:00.0").protection;
+    };
+    EXPECT_EQ(protection_with("", std::nullopt), Protection::none);
+    EXPECT_EQ(protection_with("", 9), Protection::none);
+    EXPECT_EQ(protection_with("dmar0", std::nullopt), Protection::unit_not_used);
+    EXPECT_EQ(protection_with("dmar0", 9), Protection::behind_unit);
 }
 
 TEST(ResolveTest, WhereNothingOfPortsCouldBeReadTheKernelsGroupsStand) {

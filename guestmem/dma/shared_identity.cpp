@@ -26,10 +26,9 @@ public:
         if (masks.size() > most_masks_of_unit) {
             const UnitId* first = nullptr;
             for (const UnitId& one : ids) {
-                if (one.id.ignored_bits != 0) {
-                    join(first == nullptr ? one : *first, one);
-                    first = first == nullptr ? &one : first;
-                }
+                // Also those without a mask: the mask of another may take their ids for its own.
+                join(first == nullptr ? one : *first, one);
+                first = first == nullptr ? &one : first;
             }
             return;
         }

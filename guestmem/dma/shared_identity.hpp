@@ -9,8 +9,8 @@
 /// Concepts: a stream id may have bits that are ignored (SMMUv2's masks): two ids are the same when they differ in
 /// bits only that one of them ignores.
 /// Contract: joins devices of one unit with one id. On AMD-Vi the reason is the alias that the table gives.
-/// Limits: most_masks different masks per unit; with more, all devices of the unit with masks are joined: each pair of
-/// masks costs a search.
+/// Limits: most_masks different masks per unit; with more, all devices of the unit are joined: each pair of masks costs
+/// a search.
 /// Cost: n log n in ids.
 /// Threads: one at a time.
 

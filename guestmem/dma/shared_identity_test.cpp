@@ -39,13 +39,14 @@ TEST(SharedIdentityTest, TwoIdsThatBothMatchAThirdAreJoinedThroughItOnly) {
     EXPECT_EQ(joined({{0, 0, {0x11}}, {0, 1, {0x12}}, {0, 2, {0x10, 0xf}}}, 3).size(), 1U);
 }
 
-TEST(SharedIdentityTest, TooManyMasksJoinAllThatHaveOne) {
+TEST(SharedIdentityTest, TooManyMasksJoinAllOfTheUnit) {
     std::vector<UnitId> ids;
     for (std::uint32_t i = 0; i <= most_masks_of_unit; ++i) {
         ids.push_back({0, i, {i << 16, i + 1}});
     }
     ids.push_back({0, 20, {0xffff0000}});
-    EXPECT_EQ(joined(ids, 21).size(), 21 - most_masks_of_unit);
+    ids.push_back({1, 19, {0xffff0000}});
+    EXPECT_EQ(joined(ids, 21).size(), 20 - most_masks_of_unit) << "the one without a mask, too";
     EXPECT_EQ(joined({{0, 0, {1 << 16, 1}}, {0, 1, {2 << 16, 2}}}, 2).size(), 2U);
 }
 

@@ -28,9 +28,20 @@ std::optional<std::uint8_t> widest_table(std::uint64_t capability) {
     return std::nullopt;
 }
 
-bool is_remapping_off(const KernelSettings& settings) {
-    return has_kernel_parameter(settings.command_line, "intremap=off") ||
-           has_kernel_parameter(settings.command_line, "nointremap");
+/// What a table says, unless the command line says otherwise.
+std::optional<bool> remapping_of(const PlatformFacts& platform, const KernelSettings& settings) {
+    return is_remapping_off(settings.command_line) ? std::optional(false) : platform.has_interrupt_remapping;
+}
+
+/// One value of "intremap=", which the kernel compares by its beginning.
+void hear_remapping(std::string_view value, bool& is_off, bool& is_unchecked) {
+    if (value.starts_with("on")) {
+        is_off = false;
+    } else if (value.starts_with("off")) {
+        is_off = true;
+    } else if (value.starts_with("nosid")) {
+        is_unchecked = true;
+    }
 }
 
 /// Bits of cap and ecap: Intel Virtualization Technology for Directed I/O, chapter 11.4.
@@ -47,19 +58,16 @@ void read_vt_d(UnitAbilities& abilities, const KernelUnit& kernel, const Platfor
         const std::uint64_t extended = *kernel.extended;
         abilities.is_coherent = bit(extended, 0);
         abilities.has_device_tlb = bit(extended, 2);
-        abilities.has_interrupt_remapping = bit(extended, 3);
-        if (bit(extended, 3) &&
-            (!platform.has_interrupt_remapping.value_or(true) || is_remapping_off(settings))) {
-            abilities.has_interrupt_remapping = false;
-        }
+        abilities.has_interrupt_remapping = bit(extended, 3) ? remapping_of(platform, settings) : false;
     }
 }
 
 /// Bits of the PCI capability and of extended features: AMD I/O Virtualization Technology, 3.2.1 and 3.4.9.
-void read_amd_vi(UnitAbilities& abilities, const KernelUnit& kernel, const KernelSettings& settings) {
+void read_amd_vi(UnitAbilities& abilities, const KernelUnit& kernel, const PlatformFacts& platform,
+                 const KernelSettings& settings) {
     // Linux leaves out 512 GiB, which old hardware gets wrong.
     abilities.page_sizes = all_sizes & ~(std::uint64_t{1} << 39);
-    abilities.has_interrupt_remapping = !is_remapping_off(settings);
+    abilities.has_interrupt_remapping = remapping_of(platform, settings);
     if (kernel.capability) {
         abilities.has_device_tlb = bit(*kernel.capability, 24);
     }
@@ -85,15 +93,47 @@ std::uint64_t smmu_sizes(std::uint64_t page_bytes) {
 
 }  // namespace
 
-bool has_kernel_parameter(std::string_view command_line, std::string_view word) {
+bool is_remapping_off(std::string_view command_line) {
+    constexpr std::string_view parameter = "intremap=";
+    bool is_off = false;
+    bool is_unchecked = false;
     while (!command_line.empty()) {
         const std::size_t stop = std::min(command_line.find_first_of(" \t\n"), command_line.size());
-        if (command_line.substr(0, stop) == word) {
-            return true;
-        }
+        std::string word(command_line.substr(0, stop));
         command_line.remove_prefix(std::min(stop + 1, command_line.size()));
+        std::erase(word, '"');
+        if (word == "--") {
+            break;
+        }
+        if (word == "nointremap") {
+            is_off = true;
+        }
+        if (!word.starts_with(parameter)) {
+            continue;
+        }
+        std::string_view values = std::string_view(word).substr(parameter.size());
+        while (!values.empty()) {
+            const std::size_t comma = std::min(values.find(','), values.size());
+            hear_remapping(values.substr(0, comma), is_off, is_unchecked);
+            values.remove_prefix(std::min(comma + 1, values.size()));
+        }
     }
-    return false;
+    return is_off || is_unchecked;
+}
+
+std::optional<bool> remaps_interrupts(UnitKind kind, const SourceFacts& facts) {
+    if (kind != UnitKind::amd_vi) {
+        return facts.platform.has_interrupt_remapping;
+    }
+    const auto is_ivrs = [](const auto& fact) { return fact.origin.source == Source::ivrs; };
+    const auto is_sender = [&](const CoverFact& cover) {
+        const auto* sender = std::get_if<InterruptSender>(&cover.which);
+        return is_ivrs(cover) && sender != nullptr && sender->kind == InterruptSender::Kind::io_apic;
+    };
+    if (std::ranges::any_of(facts.covers, is_sender)) {
+        return true;
+    }
+    return std::ranges::any_of(facts.units, is_ivrs) ? std::optional(false) : std::nullopt;
 }
 
 UnitAbilities abilities_of(UnitKind kind, const KernelUnit* kernel, const PlatformFacts& platform,
@@ -113,7 +153,7 @@ UnitAbilities abilities_of(UnitKind kind, const KernelUnit* kernel, const Platfo
         case UnitKind::amd_vi:
             abilities.can_forbid_reads = true;
             if (kernel != nullptr) {
-                read_amd_vi(abilities, *kernel, settings);
+                read_amd_vi(abilities, *kernel, platform, settings);
             }
             break;
         case UnitKind::smmu_v2:

@@ -13,7 +13,8 @@ KernelUnit emulated_vt_d() { return {.name = "dmar0", .capability = 0xd2008c2226
 
 TEST(UnitAbilitiesTest, BitsOfVtdAreThoseOfTheManual) {
     const KernelUnit kernel = emulated_vt_d();
-    const UnitAbilities abilities = abilities_of(UnitKind::vt_d, &kernel, {.address_bits = 39}, {});
+    const UnitAbilities abilities =
+        abilities_of(UnitKind::vt_d, &kernel, {.address_bits = 39, .has_interrupt_remapping = true}, {});
     EXPECT_EQ(abilities.page_sizes & 0x1000, 0x1000U);
     EXPECT_EQ(abilities.input_bits, 39);
     EXPECT_EQ(abilities.output_bits, 39);
@@ -49,7 +50,18 @@ TEST(UnitAbilitiesTest, InterruptRemappingNeedsUnitPlatformAndKernel) {
                   .has_interrupt_remapping,
               false);
     EXPECT_EQ(abilities_of(UnitKind::vt_d, nullptr, {}, {}).has_interrupt_remapping, std::nullopt);
-    EXPECT_EQ(abilities_of(UnitKind::amd_vi, &kernel, {}, {}).has_interrupt_remapping, true);
+    EXPECT_EQ(abilities_of(UnitKind::vt_d, &kernel, {}, {}).has_interrupt_remapping, std::nullopt)
+        << "the table was not read";
+    EXPECT_EQ(abilities_of(UnitKind::amd_vi, &kernel, {}, {}).has_interrupt_remapping, std::nullopt);
+    for (const bool is_said : {true, false}) {
+        EXPECT_EQ(abilities_of(UnitKind::amd_vi, &kernel, {.has_interrupt_remapping = is_said}, {})
+                      .has_interrupt_remapping,
+                  is_said);
+    }
+    EXPECT_EQ(abilities_of(UnitKind::amd_vi, &kernel, {.has_interrupt_remapping = true},
+                           {.command_line = "intremap=nosid"})
+                  .has_interrupt_remapping,
+              false);
     EXPECT_EQ(
         abilities_of(UnitKind::virtio_iommu, &kernel, {}, {.architecture = "x86_64"}).has_interrupt_remapping,
         false);
@@ -88,11 +100,32 @@ TEST(UnitAbilitiesTest, SmmuPagesFollowThoseOfTheKernel) {
               0x4000U | 0x2000000U);
 }
 
-TEST(UnitAbilitiesTest, AKernelParameterIsAWholeWord) {
-    EXPECT_TRUE(has_kernel_parameter("quiet intremap=off", "intremap=off"));
-    EXPECT_TRUE(has_kernel_parameter("nointremap", "nointremap"));
-    EXPECT_FALSE(has_kernel_parameter("xintremap=off intremap=off2", "intremap=off"));
-    EXPECT_FALSE(has_kernel_parameter("", "intremap=off"));
+TEST(UnitAbilitiesTest, TheCommandLineIsReadAsTheKernelReadsIt) {
+    for (const char* line : {"quiet intremap=off", "nointremap", "intremap=on,off", "intremap=nosid",
+                             "intremap=nosid,on", "\"intremap=off\"", "intremap=\"nopost,off\"",
+                             "intremap=on nointremap", "intremap=on\tintremap=off\n", "intremap=,off"}) {
+        EXPECT_TRUE(is_remapping_off(line)) << line;
+    }
+    for (const char* line :
+         {"", "xintremap=off", "intremap=off,on", "intremap=on", "intremap=no_x2apic_optout", "intremap",
+          "nointremaps", "intremap=", "quiet -- intremap=off"}) {
+        EXPECT_FALSE(is_remapping_off(line)) << line;
+    }
+}
+
+TEST(UnitAbilitiesTest, AmdsTableSaysWithAnIoApicThatInterruptsAreRemapped) {
+    SourceFacts facts;
+    facts.platform.has_interrupt_remapping = true;
+    EXPECT_EQ(remaps_interrupts(UnitKind::amd_vi, facts), std::nullopt) << "no IVRS";
+    EXPECT_EQ(remaps_interrupts(UnitKind::vt_d, facts), true);
+    facts.units = {{.name = "amdvi@0000:00:00.2", .kind = UnitKind::amd_vi, .origin = {Source::ivrs}}};
+    EXPECT_EQ(remaps_interrupts(UnitKind::amd_vi, facts), false);
+    facts.covers = {{.unit = facts.units[0].name,
+                     .which = InterruptSender{InterruptSender::Kind::hpet, 0, {}},
+                     .origin = {Source::ivrs}}};
+    EXPECT_EQ(remaps_interrupts(UnitKind::amd_vi, facts), false);
+    facts.covers[0].which = InterruptSender{InterruptSender::Kind::io_apic, 0, {}};
+    EXPECT_EQ(remaps_interrupts(UnitKind::amd_vi, facts), true);
 }
 
 }  // namespace

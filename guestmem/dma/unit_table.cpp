@@ -64,16 +64,19 @@ UnitKind kind_of_kernel_unit(std::string_view name) {
     return UnitKind::other;
 }
 
-UnitTable::UnitTable(const SourceFacts& facts, const HostView& view, ComplaintList& complaints) {
+UnitTable::UnitTable(const SourceFacts& facts, const HostView& view, ComplaintList& complaints)
+    : platform_(facts.platform), platform_of_amd_(facts.platform) {
+    platform_.has_interrupt_remapping = remaps_interrupts(UnitKind::other, facts);
+    platform_of_amd_.has_interrupt_remapping = remaps_interrupts(UnitKind::amd_vi, facts);
     for (const UnitFact& fact : facts.units) {
         add_fact(fact);
     }
     for (const KernelUnit& kernel : view.units) {
-        add_kernel(kernel, facts, view, complaints);
+        add_kernel(kernel, view, complaints);
     }
     for (Unit& unit : units_) {
         if (unit.kernel_name.empty()) {
-            unit.abilities = abilities_of(unit.kind, nullptr, facts.platform, view.settings);
+            unit.abilities = abilities_of(unit.kind, nullptr, platform_of(unit.kind), view.settings);
         }
     }
 }
@@ -100,8 +103,7 @@ void UnitTable::add_fact(const UnitFact& fact) {
     index(*at);
 }
 
-void UnitTable::add_kernel(const KernelUnit& kernel, const SourceFacts& facts, const HostView& view,
-                           ComplaintList& complaints) {
+void UnitTable::add_kernel(const KernelUnit& kernel, const HostView& view, ComplaintList& complaints) {
     const UnitKind kind = kind_of_kernel_unit(kernel.name);
     const auto registers = kernel.registers ? kernel.registers : registers_in(kernel.name);
     const auto function = kernel.function ? kernel.function : parse_pci_address(kernel.name);
@@ -133,7 +135,7 @@ void UnitTable::add_kernel(const KernelUnit& kernel, const SourceFacts& facts, c
     if (unit.origins.size() < most_origins) {
         unit.origins.push_back({Source::kernel, "/sys/class/iommu/" + kernel.name});
     }
-    unit.abilities = abilities_of(unit.kind, &kernel, facts.platform, view.settings);
+    unit.abilities = abilities_of(unit.kind, &kernel, platform_of(unit.kind), view.settings);
     index(*at);
 }
 

@@ -37,12 +37,17 @@ public:
 
 private:
     void add_fact(const UnitFact& fact);
-    void add_kernel(const KernelUnit& kernel, const SourceFacts& facts, const HostView& view,
-                    ComplaintList& complaints);
+    void add_kernel(const KernelUnit& kernel, const HostView& view, ComplaintList& complaints);
     [[nodiscard]] std::optional<std::size_t> find_same(UnitKind kind, std::optional<std::uint64_t> registers,
                                                        std::optional<PciAddress> function) const;
     void index(std::size_t unit);
+    /// With what the table of this kind says of interrupts.
+    [[nodiscard]] const PlatformFacts& platform_of(UnitKind kind) const {
+        return kind == UnitKind::amd_vi ? platform_of_amd_ : platform_;
+    }
 
+    PlatformFacts platform_;
+    PlatformFacts platform_of_amd_;
     std::vector<Unit> units_;
     std::unordered_map<std::string, std::size_t> by_name_;
     std::unordered_map<std::string, std::size_t> by_kernel_name_;

@@ -21,6 +21,7 @@ TEST(UnitTableTest, KernelAndTableMeetByRegistersFunctionOrName) {
                    {.name = "virtio-iommu@0000:00:02.0",
                     .kind = UnitKind::virtio_iommu,
                     .function = pci_address(0, 0, 2, 0)}};
+    facts.platform.has_interrupt_remapping = true;
     HostView view;
     view.units = {{.name = "dmar0", .registers = 0xfed90000, .extended = 0b1000},
                   {.name = "smmu3.0x0000000009050000"},
@@ -40,6 +41,26 @@ TEST(UnitTableTest, KernelAndTableMeetByRegistersFunctionOrName) {
     EXPECT_EQ(table.find_function(pci_address(0, 0, 2, 0)), 3U);
     EXPECT_EQ(table.find("vtd@0"), std::nullopt);
     EXPECT_TRUE(complaints.take().empty());
+}
+
+TEST(UnitTableTest, InterruptsOfAmdViAreRemappedWhenItsTableNamesAnIoApic) {
+    const std::string name = "amdvi@0000:00:00.2";
+    SourceFacts facts;
+    facts.platform.has_interrupt_remapping = true;  // of another table
+    HostView view;
+    view.units = {{.name = "ivhd0", .function = pci_address(0, 0, 0, 2)}};
+    const auto remapping = [&] {
+        ComplaintList complaints;
+        return UnitTable(facts, view, complaints).units().at(0).abilities.has_interrupt_remapping;
+    };
+    EXPECT_EQ(remapping(), std::nullopt);
+    facts.units = {{.name = name,
+                    .kind = UnitKind::amd_vi,
+                    .function = pci_address(0, 0, 0, 2),
+                    .origin = {Source::ivrs}}};
+    EXPECT_EQ(remapping(), false);
+    facts.covers = {{.unit = name, .which = InterruptSender{}, .origin = {Source::ivrs}}};
+    EXPECT_EQ(remapping(), true);
 }
 
 TEST(UnitTableTest, AUnitThatOnlyTheKernelKnowsIsThereWithTheKernelAsOrigin) {

@@ -202,6 +202,8 @@ Result<void> Hall::resume(Entrant& entrant, std::shared_ptr<const Doorbells> bel
     if (!is_classic() && !share_.presence().is_present(id)) show_presence(id, true);
     if (is_told) {
         peer.is_joined = true;
+        // Messages that follow are counted on: what is told beside the handshake must not look like its beginning.
+        peer.outbox.skip(count_done);
         return {};
     }
     peer.is_waiting = !is_ready();
@@ -414,6 +416,8 @@ void Hall::retire() {
     for (Peer& peer : peers_)
         if (peer.is_waiting)
             cut(peer, "was closed: the configuration has this share no more", LogLevel::warning);
+    while (!holders_.empty())
+        end_holder(holders_.front(), "was closed: the configuration has this share no more");
     settle();
     if (is_over()) host_.on_chores_left();
 }
@@ -441,6 +445,15 @@ void Hall::review(const std::function<std::optional<Permissions>(const Entrant&)
                                  : "has its right again"));
         if (has_less && !peer.is_joined)
             cut(peer, "was closed: it has lost its right in the midst of its handshake", LogLevel::warning);
+        // Who came and went in the meantime was not told to it.
+        if (!has_less) renew_callers(peer);
+    }
+    for (auto next = holders_.begin(); next != holders_.end();) {
+        Holder& holder = *next++;
+        if (!is_retired() && rights(holder.entrant)) continue;
+        changes.push_back(fmt::format("share '{}': {} has lost its right, and holds it no more",
+                                      share_.config().name, holder.entrant.to_text()));
+        end_holder(holder, "was closed: it has lost its right");
     }
     settle();
 }
@@ -455,10 +468,11 @@ void Hall::limit_queues(const std::function<std::uint64_t(const Entrant&)>& most
 }
 
 bool Hall::shed_slowest() {
-    if (!is_classic()) return false;
     Peer* slowest = nullptr;
     for (Peer& peer : peers_) {
-        const bool is_behind = !peer.is_gone && !peer.outbox.is_empty();
+        const bool is_told_of_others =
+            is_classic() || (peer.is_joined && peer.entrant.hears_senders && peer.is_blocked);
+        const bool is_behind = !peer.is_gone && is_told_of_others && !peer.outbox.is_empty();
         if (is_behind && (slowest == nullptr || peer.outbox.count_queued() > slowest->outbox.count_queued()))
             slowest = &peer;
     }

@@ -33,7 +33,7 @@
 /// A peer leaves when it closes, sends a byte, misses the handshake deadline or overflows its queue; its stream
 /// then goes to on_departed. The deadline moves with every message that the client takes, up to
 /// handshake_patience timeouts in all: a crowd on a slow host is served, a client that dawdles is not.
-/// A peer that is revoked keeps what it has, and gets nothing more.
+/// A peer that is revoked keeps what it has, and gets nothing more; a holder that is revoked holds it no more.
 /// When the last peer leaves and nobody holds the share, the memory of one that does not keep it is cleared.
 /// Who rings without counting is told, towards receivers that hear senders apart, doorbells of its own
 /// (pair_bells.hpp); such receivers learn of them when it comes and goes.
@@ -115,6 +115,8 @@ struct HallHost {
     std::function<void()> on_work_left;
     /// Something waits for work().
     std::function<void()> on_chores_left;
+    /// How many doorbells a share of this maker may have beside those that it has.
+    std::function<std::uint64_t(const std::string& maker)> spare_doorbells;
 };
 
 class Hall {
@@ -144,8 +146,9 @@ public:
     void settle_in();
     /// Somebody who left while nobody looked, or could not be resumed: those who knew it are told.
     void tell_gone(std::uint32_t id);
-    /// With classic ids the doorbells of those who left stay open while a slow reader has not heard of them. Cuts the
-    /// slowest such reader; false when there is none. For when descriptors run out.
+    /// Doorbells of those who left stay open while a slow reader of their comings and goings has not heard: with
+    /// classic ids all, else the few that it has heard of in part. Cuts the slowest such reader; false when there is
+    /// none. For when descriptors run out.
     bool shed_slowest();
     /// Deadlines and retries. True while there is something to wait for.
     bool tick(std::uint64_t now_ms);
@@ -197,10 +200,13 @@ private:
     void add_callers(Peer& hearer);
     void add_caller(Peer& hearer, const Peer& caller);
     void queue_caller_gone(const Peer& caller);
+    void pass_on(const Doorbells& from, const Doorbells& to);
     void bridge(Peer& sender, const Peer& receiver);
     void bridge_to(const Peer& receiver);
     void leave_pairs(const Peer& receiver);
-    /// After the last resume(): who hears senders apart is told all of them again.
+    /// Who hears senders apart is told all of them again.
+    void renew_callers(Peer& hearer);
+    /// After the last resume(): all who hear senders apart are.
     void renew_pairs();
     void queue_gone(std::uint32_t id);
     [[nodiscard]] Result<void> seat_holder(Entrant& entrant, bool is_told);

@@ -41,15 +41,26 @@ Result<PairBells> Hall::make_pairs(const Entrant& entrant, std::uint32_t id) {
     const ShareConfig& config = share_.config();
     if (!can_have_pairs(config) || entrant.counts_rings || !entrant.permissions.may_notify)
         return PairBells{};
+    // Of a share that the file has they are reckoned with from the start.
+    const std::uint64_t spare =
+        config.is_dynamic ? host_.spare_doorbells(record_->maker.get()) : most_pair_bells(config);
     SenderSet receivers;
-    for (std::uint32_t slot = 0; slot < config.slots; ++slot) {
-        if (slot == id) continue;
-        const Peer* const holder = find_peer(slot);
-        receivers[slot] = holder != nullptr ? holder->entrant.hears_senders
-                                            : slot >= first_pair_slot(config) && !roster_.is_owned(slot);
+    // Those who are here before those who may come: without room for all of them there are fewer.
+    for (const bool is_for_held : {true, false}) {
+        for (std::uint32_t slot = 0; slot < config.slots; ++slot) {
+            const Peer* const holder = find_peer(slot);
+            if (slot == id || (holder != nullptr) != is_for_held) continue;
+            const bool is_wanted = holder != nullptr
+                                       ? holder->entrant.hears_senders
+                                       : slot >= first_pair_slot(config) && !roster_.is_owned(slot);
+            if (is_wanted && (receivers.count() + 1) * config.vectors <= spare) receivers.set(slot);
+        }
     }
     GM_TRY(host_.legacy.check_room(receivers.count() * config.vectors));
-    return PairBells::create(config, receivers);
+    for (;;) {
+        auto pairs = PairBells::create(config, receivers);
+        if (pairs || pairs.error().code() != Errc::exhausted || !shed_slowest()) return pairs;
+    }
 }
 
 void Hall::tell_slots(Peer& peer) {
@@ -65,6 +76,8 @@ void Hall::add_caller(Peer& hearer, const Peer& caller) {
     if (bells == nullptr) return;
     if (hearer.entrant.record != nullptr) hearer.entrant.record->is_told.store(0);
     const std::int64_t label = ivshmem_caller_mark + caller.id;
+    // That the slot's former holder is gone is said by what follows.
+    hearer.outbox.drop(label, label);
     hearer.outbox.add_value(label);
     hearer.outbox.add_doorbells(bells, label);
     is_unsettled_ = true;
@@ -86,11 +99,28 @@ void Hall::add_callers(Peer& hearer) {
 
 void Hall::queue_caller_gone(const Peer& caller) {
     for (Peer& hearer : peers_) {
-        const bool was_told = is_hearer(hearer) && !hearer.is_waiting && caller.entrant.pairs.find(hearer.id);
-        if (&hearer == &caller || !was_told) continue;
+        if (&hearer == &caller || !is_hearer(hearer) || hearer.is_waiting) continue;
+        const auto bells = caller.entrant.pairs.find(hearer.id);
+        if (!bells) continue;
         if (hearer.entrant.record != nullptr) hearer.entrant.record->is_told.store(0);
-        hearer.outbox.add_value(ivshmem_caller_mark + caller.id);
+        const std::int64_t label = ivshmem_caller_mark + caller.id;
+        // Doorbells that a slow reader has not heard of would stay open. What was rung by them it hears without a name.
+        if (hearer.outbox.drop(label, label)) pass_on(*bells, *hearer.bells);
+        hearer.outbox.add_value(label);
         is_unsettled_ = true;
+    }
+}
+
+void Hall::pass_on(const Doorbells& from, const Doorbells& to) {
+    for (std::uint32_t vector = 0; vector < from.vectors.size(); ++vector) {
+        auto drained = from.vectors[vector].drain();
+        if (!drained) {
+            log(LogLevel::error, drained.error().message());
+        } else if (*drained != 0) {
+            // A share has as many vectors for everybody.
+            if (auto rung = host_.ring(to.vectors[vector]); !rung)
+                log(LogLevel::error, rung.error().message());
+        }
     }
 }
 
@@ -134,16 +164,21 @@ void Hall::leave_pairs(const Peer& receiver) {
     }
 }
 
+void Hall::renew_callers(Peer& hearer) {
+    if (!is_hearer(hearer) || hearer.is_waiting || !can_have_pairs(share_.config())) return;
+    if (hearer.entrant.record != nullptr) hearer.entrant.record->is_told.store(0);
+    hearer.outbox.drop(ivshmem_caller_mark, ivshmem_callers_over);
+    hearer.outbox.add_value(ivshmem_callers_over);
+    ++hearer.count_handshake;
+    is_unsettled_ = true;
+    add_callers(hearer);
+}
+
 void Hall::renew_pairs() {
     for (Peer& peer : peers_) {
         if (peer.is_gone) continue;
         bridge_to(peer);
-        if (!is_hearer(peer) || peer.is_waiting || !can_have_pairs(share_.config())) continue;
-        if (peer.entrant.record != nullptr) peer.entrant.record->is_told.store(0);
-        peer.outbox.add_value(ivshmem_callers_over);
-        ++peer.count_handshake;
-        is_unsettled_ = true;
-        add_callers(peer);
+        renew_callers(peer);
     }
 }
 

@@ -17,6 +17,7 @@
 #include "guestmem/share/ivshmem/client.hpp"
 #include "guestmem/share/keeper/keeper_link.hpp"
 #include "guestmem/share/service.hpp"
+#include "guestmem/share/session.hpp"
 #include "guestmem/sys/deadline.hpp"
 #include "guestmem/sys/testing/loop_thread.hpp"
 #include "guestmem/sys/testing/temp_folder.hpp"
@@ -177,6 +178,39 @@ TEST_F(PairedShare, WhatASenderRangBeforeItLeftIsTold) {
     ASSERT_TRUE(client->ring(*shm.index(), 1));
     client.reset();
     EXPECT_EQ(heard(shm, its_bit), its_bit);
+}
+
+TEST_F(PairedShare, WhatASenderRangOnAnotherVectorBeforeItLeftEndsNoWait) {
+    serve();
+    Session session = Session::attach({.control = folder_.path_of("c"),
+                                       .share = "m",
+                                       .timeout_ms = static_cast<std::uint64_t>(patience_ms),
+                                       .hears_senders = true})
+                          .value();
+    for (int round = 0; round < 2; ++round) {
+        std::optional<Client> client{join()};
+        const std::uint32_t slot = *client->table().own_id();
+        ASSERT_TRUE(client->ring(session.id(), 1));
+        client.reset();
+        const Deadline deadline{std::chrono::milliseconds{patience_ms}};
+        while (session.is_present(slot) && !deadline.has_passed()) ASSERT_TRUE(session.refresh());
+        // Its doorbell was taken out of the session with its kick.
+        ASSERT_TRUE(session.refresh());
+        const std::vector<std::uint32_t> first{0};
+        const auto start = std::chrono::steady_clock::now();
+        const WaitOutcome outcome = session.wait({.vectors = first, .timeout_ms = 100}).value();
+        EXPECT_TRUE(outcome.kicks.empty());
+        EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds{90});
+    }
+    std::uint64_t count = 0;
+    const std::vector<std::uint32_t> second{1};
+    const Deadline deadline{std::chrono::milliseconds{patience_ms}};
+    while (count < 2 && !deadline.has_passed()) {
+        const WaitOutcome outcome = session.wait({.vectors = second, .timeout_ms = 100}).value();
+        EXPECT_LE(outcome.kicks.size(), 1U) << "one entry a vector";
+        for (const Kick& kick : outcome.kicks) count += kick.count;
+    }
+    EXPECT_EQ(count, 2U);
 }
 
 TEST_F(PairedShare, WhoTakesTheSlotOfAReceiverHearsNothingThatWasForTheFormer) {

@@ -160,6 +160,8 @@ Usage Registry::usage_of(std::string_view vm) const {
             ++usage.shares;
             usage.bytes += hall.share().extent_bytes();
             usage.vectors += hall.share().count_doorbells();
+            for (const Peer& peer : hall.peers())
+                usage.vectors += peer.entrant.pairs.receivers().count() * hall.share().config().vectors;
         }
         for (const Peer& peer : hall.peers())
             if (!peer.is_gone && (vm.empty() || peer.entrant.vm == vm)) ++usage.peers;
@@ -203,6 +205,14 @@ Result<void> Registry::check_share(const ShareConfig& config, std::string_view v
     if (const auto excess = find_excess(with(usage_of(vm)), *limits))
         return beyond(fmt::format("vm '{}'", vm), *excess);
     return {};
+}
+
+std::uint64_t Registry::spare_vectors(std::string_view maker, const UsageLimits* limits,
+                                      const UsageLimits& totals) const {
+    const auto left = [](std::uint64_t limit, std::uint64_t used) { return limit > used ? limit - used : 0; };
+    const std::uint64_t in_all = left(totals.vectors, usage_of({}).vectors);
+    if (maker.empty() || limits == nullptr) return in_all;
+    return std::min(in_all, left(limits->vectors, usage_of(maker).vectors));
 }
 
 void Registry::refill() {

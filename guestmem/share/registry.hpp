@@ -30,8 +30,8 @@ namespace guestmem::share {
 struct Usage {
     std::uint64_t shares = 0;
     std::uint64_t bytes = 0;
-    std::uint64_t vectors = 0;
-    std::uint64_t peers = 0;  ///< with those who hold a share and have no place in it
+    std::uint64_t vectors = 0;  ///< of its shares' slots and pairs
+    std::uint64_t peers = 0;    ///< with those who hold a share and have no place in it
 };
 
 /// What would be too much.
@@ -75,6 +75,9 @@ public:
                                           const UsageLimits& totals) const;
     [[nodiscard]] Result<void> check_share(const ShareConfig& config, std::string_view vm,
                                            const UsageLimits* limits, const UsageLimits& totals) const;
+    /// How many doorbells of pairs the dynamic shares of `maker` may have beside what they have.
+    [[nodiscard]] std::uint64_t spare_vectors(std::string_view maker, const UsageLimits* limits,
+                                              const UsageLimits& totals) const;
     void refill();
     /// The names that backings have made elsewhere are removed: no instance comes after.
     void remove_names();

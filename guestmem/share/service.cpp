@@ -191,7 +191,11 @@ Result<void> Service::State::make_parts(Journal journal) {
                  .legacy = *legacy_,
                  .on_departed = [this](Entrant entrant) { reception_->depart(std::move(entrant)); },
                  .on_work_left = [this] { wake_tick(); },
-                 .on_chores_left = [this] { wake_chores(); }});
+                 .on_chores_left = [this] { wake_chores(); },
+                 .spare_doorbells =
+                     [this](const std::string& maker) {
+                         return registry_->spare_vectors(maker, policy_.limits_of(maker), config_.totals);
+                     }});
     desk_.emplace(DeskHost{
         .config = config_,
         .policy = policy_,

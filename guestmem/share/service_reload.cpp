@@ -174,7 +174,13 @@ void Service::State::review_rights(std::vector<std::string>& changes) {
                 // Who came through an unnamed door: no rule holds there.
                 if (!entrant.is_tool && entrant.vm.empty()) return Permissions{};
                 const Decision decision = policy_.decide(principal_of(entrant), name);
-                if (!decision.is_allowed || !decision.permissions.may_attach) return std::nullopt;
+                // Who made it for others holds it by that right.
+                const bool is_holding_maker =
+                    decision.permissions.may_create && hall.record().maker.get() == entrant.vm &&
+                    std::ranges::any_of(hall.holders(),
+                                        [&](const Holder& one) { return &one.entrant == &entrant; });
+                if (!decision.is_allowed || (!decision.permissions.may_attach && !is_holding_maker))
+                    return std::nullopt;
                 return decision.permissions;
             },
             changes);

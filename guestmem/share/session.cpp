@@ -57,7 +57,7 @@ struct Session::State {
     SessionChanges untold;
     std::deque<PeerNotice> notices;
     SenderSet heard;         ///< who rang without counting, and was not told yet
-    std::vector<Kick> late;  ///< of callers that have left, for the next wait
+    std::vector<Kick> late;  ///< of callers that have left, for the next wait that wants their vectors
     bool has_dropped_notices = false;
     Deadline next_try{milliseconds{0}};
     std::uint64_t retry_ms = min_retry_ms;
@@ -76,7 +76,8 @@ struct Session::State {
     Result<void> watch_caller(const Notice& notice);
     Result<void> end_callers();
     Result<void> take_from_callers(std::span<const std::uint32_t> vectors, std::size_t first_index);
-    void count_kicks(std::uint32_t vector, std::uint64_t count);
+    /// One entry a vector, whatever many callers rang it.
+    static void add_kicks(std::vector<Kick>& kicks, std::uint32_t vector, std::uint64_t count);
     [[nodiscard]] bool is_present(std::uint32_t peer) const {
         return link.presence.is_present(peer) ||
                (link.is_classic && link.client.table().find(peer) != nullptr);
@@ -90,6 +91,9 @@ struct Session::State {
     /// Those of a wait; without any, all: the one at `index`.
     [[nodiscard]] static std::uint32_t vector_of(std::span<const std::uint32_t> vectors, std::size_t index) {
         return vectors.empty() ? static_cast<std::uint32_t>(index) : vectors[index];
+    }
+    [[nodiscard]] static bool is_wanted(std::span<const std::uint32_t> vectors, std::uint32_t vector) {
+        return vectors.empty() || std::ranges::find(vectors, vector) != vectors.end();
     }
     [[nodiscard]] std::size_t count_of(std::span<const std::uint32_t> vectors) const {
         return vectors.empty() ? link.facts.vectors : vectors.size();
@@ -167,7 +171,7 @@ Result<void> Session::State::end_callers() {
             const std::uint64_t count = GM_TRY(bell.drain());
             if (count == 0) continue;
             heard.set(past.id % max_senders);
-            if (vector < link.facts.vectors) late.push_back({.vector = vector, .count = count});
+            if (vector < link.facts.vectors) add_kicks(late, vector, count);
         }
     }
     return {};
@@ -299,12 +303,12 @@ Result<void> Session::ring(std::uint32_t peer, std::uint32_t vector) {
     return state_->options.ring == RingStyle::looks_first ? bell.ring() : bell.kick();
 }
 
-void Session::State::count_kicks(std::uint32_t vector, std::uint64_t count) {
+void Session::State::add_kicks(std::vector<Kick>& kicks, std::uint32_t vector, std::uint64_t count) {
     const auto known = std::ranges::find(kicks, vector, &Kick::vector);
     if (known == kicks.end()) {
         kicks.push_back({.vector = vector, .count = count});
     } else {
-        known->count += count;
+        known->count += std::min(count, std::numeric_limits<std::uint64_t>::max() - known->count);
     }
 }
 
@@ -317,7 +321,7 @@ Result<void> Session::State::take_from_callers(std::span<const std::uint32_t> ve
             const std::uint64_t count = GM_TRY(bells[vector].drain());
             if (count == 0) continue;
             heard.set(id % max_senders);
-            count_kicks(vector, count);
+            add_kicks(kicks, vector, count);
         }
     }
     return {};
@@ -326,16 +330,16 @@ Result<void> Session::State::take_from_callers(std::span<const std::uint32_t> ve
 Result<void> Session::State::take_kicks(std::span<const std::uint32_t> vectors) {
     kicks.clear();
     std::erase_if(late, [&](const Kick& kick) {
-        const bool is_wanted = vectors.empty() || std::ranges::find(vectors, kick.vector) != vectors.end();
-        if (is_wanted) count_kicks(kick.vector, kick.count);
-        return is_wanted;
+        const bool is_over = is_wanted(vectors, kick.vector);
+        if (is_over) add_kicks(kicks, kick.vector, kick.count);
+        return is_over;
     });
     const std::vector<EventFd>& bells = link.own_bells();
     for (std::size_t index = 0; index < count_of(vectors); ++index) {
         if (!awaited.is_ready(index)) continue;
         const std::uint32_t vector = vector_of(vectors, index);
         const std::uint64_t count = GM_TRY(bells[vector].drain());
-        if (count != 0) count_kicks(vector, count);
+        if (count != 0) add_kicks(kicks, vector, count);
     }
     // Behind the vectors, the stream and the bell.
     return take_from_callers(vectors, count_of(vectors) + 2);
@@ -353,7 +357,9 @@ Result<std::size_t> Session::State::await(const WaitOptions& wanted, bool is_bri
         for (std::size_t index = 0; index < count_of(wanted.vectors); ++index)
             if (const std::uint32_t vector = vector_of(wanted.vectors, index); vector < callers.size())
                 awaited.add(callers[vector].view());
-    return awaited.wait(late.empty() ? timeout_ms : 0);
+    const bool has_late =
+        std::ranges::any_of(late, [&](const Kick& kick) { return is_wanted(wanted.vectors, kick.vector); });
+    return awaited.wait(has_late ? 0 : timeout_ms);
 }
 
 bool Session::State::has_to_tell(const WaitOptions& wanted) const {

@@ -41,6 +41,7 @@ struct LoopState {
     std::unordered_map<std::uint64_t, SourceState*> sources;
     std::multimap<Clock::time_point, SourceState*> timers;
     std::deque<std::uint64_t> late;  ///< ready, and waiting for a moment when no other is
+    int rounds_without_late = 0;     ///< in a row, while one waited
     std::uint64_t next_number = 0;
     Clock::time_point round{};  ///< when it began
     bool is_stopped = false;
@@ -53,7 +54,10 @@ struct SourceState {
     ~SourceState() {
         stop_timer();
         if (!fd) return;
-        ::epoll_ctl(loop->epoll.view().number(), EPOLL_CTL_DEL, fd->number(), nullptr);
+        // One that rests is not the kernel's: the descriptor may be another source's there.
+        if (is_watched) ::epoll_ctl(loop->epoll.view().number(), EPOLL_CTL_DEL, fd->number(), nullptr);
+        // The line is never longer than the loop has sources.
+        if (is_in_line) std::erase(loop->late, number);
         loop->sources.erase(number);
     }
 
@@ -72,9 +76,11 @@ struct SourceState {
     std::uint64_t number;
     std::shared_ptr<Handlers> handlers = std::make_shared<Handlers>();
     std::optional<FdView> fd;  ///< waited for
+    bool is_watched = false;   ///< by the kernel; not while nothing is asked
     Fd signals;                ///< a signal's own descriptor
     Turn turn = Turn::normal;
     std::uint32_t waiting = 0;  ///< of a late one: what it is ready for
+    bool is_in_line = false;    ///< of the late ones
     std::optional<std::multimap<Clock::time_point, SourceState*>::iterator> timer;
 };
 
@@ -114,12 +120,25 @@ int control(const SourceState& source, FdView fd, int operation, std::uint32_t e
         [&] { return ::epoll_ctl(source.loop->epoll.view().number(), operation, fd.number(), &event); });
 }
 
-/// Has the loop wait for it; the source is the loop's from here on.
+/// Changes what the kernel watches of a source that has a descriptor. It tells hang-ups whatever is asked, and again
+/// in each round: where nothing is asked it does not watch.
+int change_watch(SourceState& source, std::uint32_t events) {
+    const bool is_wanted = events != 0;
+    if (!is_wanted && !source.is_watched) return 0;
+    const int operation = !is_wanted ? EPOLL_CTL_DEL : source.is_watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    const int status = control(source, *source.fd, operation, events);
+    if (status == 0) source.is_watched = is_wanted;
+    return status;
+}
+
+/// Has the loop wait for it; the source is the loop's from here on. One that rests is tried all the same: what cannot
+/// be waited for is refused at once.
 int watch(SourceState& source, FdView fd, std::uint32_t events) {
     if (const int status = control(source, fd, EPOLL_CTL_ADD, events); status < 0) return status;
     source.fd = fd;
+    source.is_watched = true;
     source.loop->sources.emplace(source.number, &source);
-    return 0;
+    return events == 0 ? change_watch(source, events) : 0;
 }
 
 void dispatch(SourceState& source, std::uint32_t events) {
@@ -151,9 +170,10 @@ bool serve_ready(LoopState& loop, std::span<const epoll_event> ready) {
     bool has_served = false;
     for (const epoll_event& event : ready) {
         SourceState* const source = find(loop, event.data.u64);
-        if (source == nullptr) continue;
+        // Gone, or put to rest, by a handler of this batch.
+        if (source == nullptr || !source->is_watched) continue;
         if (source->turn == Turn::late) {
-            if (source->waiting == 0) loop.late.push_back(source->number);
+            if (!std::exchange(source->is_in_line, true)) loop.late.push_back(source->number);
             source->waiting |= event.events;
             continue;
         }
@@ -185,7 +205,9 @@ void serve_late(LoopState& loop) {
     while (!loop.late.empty()) {
         SourceState* const source = find(loop, loop.late.front());
         loop.late.pop_front();
-        const std::uint32_t events = source == nullptr ? 0 : std::exchange(source->waiting, 0);
+        if (source == nullptr) continue;
+        source->is_in_line = false;
+        const std::uint32_t events = std::exchange(source->waiting, 0);
         if (events == 0) continue;
         return dispatch(*source, events);
     }
@@ -193,6 +215,9 @@ void serve_late(LoopState& loop) {
 
 Result<void> run_round(LoopState& loop, std::optional<std::uint64_t> limit_ms) {
     std::array<epoll_event, max_batch> ready{};
+    // In so many batches each source has had its turn to be named: the kernel goes round. Then a late one is served,
+    // even if the last batch was full of late ones, too.
+    std::size_t batches_left = loop.sources.size() / max_batch + 1;
     while (!loop.is_stopped) {
         const bool has_late = !loop.late.empty();
         const int count =
@@ -201,13 +226,19 @@ Result<void> run_round(LoopState& loop, std::optional<std::uint64_t> limit_ms) {
         if (count < 0 && errno != EINTR) return Error::from_errno(errno, "wait for events");
         loop.round = Clock::now();
         const auto all = static_cast<std::size_t>(std::max(count, 0));
-        const bool has_served = serve_ready(loop, {ready.data(), all});
-        if (loop.is_stopped || serve_timers(loop) || has_served) return {};
-        if (has_late) {
-            serve_late(loop);
-            return {};
+        bool has_served = serve_ready(loop, {ready.data(), all});
+        if (loop.is_stopped) return {};
+        has_served = serve_timers(loop) || has_served;
+        if (loop.late.empty()) loop.rounds_without_late = 0;
+        if (loop.is_stopped || loop.late.empty()) return {};
+        if (has_served) {
+            if (++loop.rounds_without_late < max_rounds_without_late) return {};
+        } else if (!has_late || (all == max_batch && --batches_left > 0)) {
+            continue;
         }
-        if (loop.late.empty()) return {};
+        loop.rounds_without_late = 0;
+        serve_late(loop);
+        return {};
     }
     return {};
 }
@@ -221,15 +252,19 @@ EventSource& EventSource::operator=(EventSource&&) noexcept = default;
 EventSource::~EventSource() = default;
 
 Result<void> EventSource::set_events(IoEvents events) {
+    if (state_ == nullptr)
+        return Error{Errc::unavailable, "a descriptor's source that is no more cannot wait for anything"};
+    if (!state_->fd) return Error{Errc::invalid_argument, "a timer has no descriptor to wait for"};
     // What it was ready for counts no more: the kernel is asked again.
     state_->waiting = 0;
-    if (control(*state_, *state_->fd, EPOLL_CTL_MOD, to_epoll(events)) < 0)
+    if (change_watch(*state_, to_epoll(events)) < 0)
         return Error::from_errno(errno, "change what a descriptor waits for");
     return {};
 }
 
 Result<void> EventSource::restart(std::uint64_t delay_ms) {
     if (state_ == nullptr) return Error{Errc::unavailable, "a timer that is no more cannot be started again"};
+    if (state_->fd) return Error{Errc::invalid_argument, "a descriptor's source is no timer to start again"};
     if (loop_call([] { return 0; }) < 0) return Error::from_errno(errno, "restart a timer");
     state_->start_timer(delay_ms);
     return {};

@@ -21,7 +21,7 @@
 namespace guestmem {
 
 enum class IoEvents : std::uint8_t {
-    none = 0,
+    none = 0,  ///< the source rests: not even a hang-up is told
     readable = 1,
     writable = 2,
     both = 3,
@@ -35,8 +35,11 @@ enum class IoEvents : std::uint8_t {
 }
 
 /// Which of several ready descriptors comes first. A `late` one is served when no other is ready, and only after
-/// the kernel was asked again: what happened before it is seen before it.
+/// the kernel was asked again: what happened before it is seen before it. Where something else is ready in each of
+/// max_rounds_without_late rounds in a row, one late descriptor is served in spite of it: a peer that keeps a
+/// descriptor ready does not shut out the others.
 enum class Turn : std::uint8_t { normal, late };
+inline constexpr int max_rounds_without_late = 64;
 
 namespace detail {
 struct LoopState;
@@ -70,7 +73,7 @@ public:
     ~EventLoop();
 
     /// Calls `handler` while the descriptor is readable or writable, as asked. A hang-up or an error of the
-    /// other end arrives as readable: the next receive says what it is.
+    /// other end arrives as readable: the next receive says what it is. While the events are `none` it waits.
     [[nodiscard]] Result<EventSource> add_io(FdView fd, IoEvents events,
                                              std::function<void(IoEvents)> handler, Turn turn = Turn::normal);
     /// Calls `handler` once, `delay_ms` from here; restart() for the next time.

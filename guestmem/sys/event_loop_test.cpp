@@ -4,9 +4,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <thread>
@@ -92,12 +94,12 @@ TEST(EventLoop, TellsAChangeOnce) {
     EXPECT_EQ(count, 2);
 }
 
-TEST(EventLoop, AHangUpArrivesAsReadableEvenWhenNothingWasAsked) {
+TEST(EventLoop, AHangUpArrivesAsReadableEvenWhenThatWasNotAsked) {
     EventLoop loop = EventLoop::create().value();
     auto [left, right] = UnixStream::pair().value();
     bool is_readable = false;
     const auto source =
-        loop.add_io(left.view(), IoEvents::none,
+        loop.add_io(left.view(), IoEvents::writable,
                     [&](IoEvents events) { is_readable = has_any(events, IoEvents::readable); })
             .value();
 
@@ -105,6 +107,26 @@ TEST(EventLoop, AHangUpArrivesAsReadableEvenWhenNothingWasAsked) {
     run_rounds(loop);
 
     EXPECT_TRUE(is_readable);
+}
+
+TEST(EventLoop, AHangUpWaitsUntilSomethingIsAsked) {
+    EventLoop loop = EventLoop::create().value();
+    auto [left, right] = UnixStream::pair().value();
+    int count = 0;
+    auto source = loop.add_io(left.view(), IoEvents::none, [&](IoEvents) { ++count; }).value();
+
+    right = UnixStream{};
+    run_rounds(loop);
+    EXPECT_EQ(count, 0);
+
+    ASSERT_TRUE(source.set_events(IoEvents::readable));
+    run_rounds(loop);
+    const int before = count;
+    EXPECT_GT(before, 0);
+    ASSERT_TRUE(source.set_events(IoEvents::none));
+    ASSERT_TRUE(source.set_events(IoEvents::none));
+    run_rounds(loop);
+    EXPECT_EQ(count, before);
 }
 
 TEST(EventSource, ChangesWhatItWaitsFor) {
@@ -123,6 +145,53 @@ TEST(EventSource, ChangesWhatItWaitsFor) {
     run_rounds(loop);
 
     EXPECT_EQ(count, before);
+}
+
+TEST(EventSource, ThatRestsLeavesItsDescriptorToAnother) {
+    EventLoop loop = EventLoop::create().value();
+    const EventFd bell = rung_bell();
+    int count = 0;
+    auto resting = loop.add_io(bell.view(), IoEvents::none, [](IoEvents) {}).value();
+    const auto waiting = loop.add_io(bell.view(), IoEvents::readable, [&](IoEvents) { ++count; }).value();
+
+    EXPECT_FALSE(resting.set_events(IoEvents::readable));
+    resting = EventSource{};
+    run_rounds(loop, 1);
+
+    EXPECT_EQ(count, 1);
+}
+
+TEST(EventSource, ThatAnotherPutToRestIsNotCalledInTheSameRound) {
+    EventLoop loop = EventLoop::create().value();
+    const EventFd one = rung_bell();
+    const EventFd two = rung_bell();
+    EventSource first;
+    EventSource second;
+    int count = 0;
+    const auto put_to_rest = [&](EventSource& other) {
+        ++count;
+        EXPECT_TRUE(other.set_events(IoEvents::none));
+    };
+    first = loop.add_io(one.view(), IoEvents::readable, [&](IoEvents) { put_to_rest(second); }).value();
+    second = loop.add_io(two.view(), IoEvents::readable, [&](IoEvents) { put_to_rest(first); }).value();
+
+    run_rounds(loop, 1);
+
+    EXPECT_EQ(count, 1);
+}
+
+TEST(EventSource, RefusesWhatItIsNotFor) {
+    EventLoop loop = EventLoop::create().value();
+    const EventFd bell = EventFd::create().value();
+    EventSource none;
+    auto timer = loop.add_timer(1'000'000, [] {}).value();
+    auto io = loop.add_io(bell.view(), IoEvents::readable, [](IoEvents) {}).value();
+
+    EXPECT_EQ(none.set_events(IoEvents::readable).error().code(), Errc::unavailable);
+    EXPECT_EQ(none.restart(0).error().code(), Errc::unavailable);
+    EXPECT_EQ(timer.set_events(IoEvents::readable).error().code(), Errc::invalid_argument);
+    EXPECT_EQ(io.restart(0).error().code(), Errc::invalid_argument);
+    run_rounds(loop);
 }
 
 TEST(EventSource, EndsTheWaitingWhenItGoes) {
@@ -210,6 +279,91 @@ TEST(EventLoop, ServesALateDescriptorAfterTheOthers) {
     run_rounds(loop, 8);
 
     EXPECT_THAT(order, ElementsAre("normal", "normal", "normal", "late"));
+}
+
+/// The round, counted from 1, in which a late descriptor is served first; 0 when it is not within that many.
+int first_late_round(EventLoop& loop, int rounds) {
+    const EventFd bell = rung_bell();
+    bool is_served = false;
+    const auto late =
+        loop.add_io(bell.view(), IoEvents::readable, [&](IoEvents) { is_served = true; }, Turn::late).value();
+    for (int round = 1; round <= rounds; ++round) {
+        EXPECT_TRUE(loop.run_once(0));
+        if (is_served) return round;
+    }
+    return 0;
+}
+
+TEST(EventLoop, ServesALateDescriptorThoughAnotherIsReadyInEachRound) {
+    EventLoop loop = EventLoop::create().value();
+    const EventFd bell = rung_bell();
+    const auto busy = loop.add_io(bell.view(), IoEvents::readable, [](IoEvents) {}).value();
+
+    EXPECT_EQ(first_late_round(loop, 10 * max_rounds_without_late), max_rounds_without_late);
+    // The rounds are counted from where it began to wait.
+    run_rounds(loop, max_rounds_without_late / 2);
+    EXPECT_EQ(first_late_round(loop, 10 * max_rounds_without_late), max_rounds_without_late);
+}
+
+TEST(EventLoop, ServesALateDescriptorThoughATimerIsDueInEachRound) {
+    EventLoop loop = EventLoop::create().value();
+    EventSource timer;
+    timer = loop.add_timer(0, [&] { EXPECT_TRUE(timer.restart(0)); }).value();
+
+    EXPECT_GT(first_late_round(loop, 10 * max_rounds_without_late), 0);
+}
+
+TEST(EventLoop, ServesManyLateDescriptorsAfterTheOthers) {
+    EventLoop loop = EventLoop::create().value();
+    std::vector<EventFd> bells;
+    std::vector<EventSource> sources;
+    std::vector<std::string> order;
+    // More than the kernel names in three batches.
+    for (int i = 0; i < 200; ++i) {
+        const FdView bell = bells.emplace_back(rung_bell()).view();
+        const auto serve = [&](IoEvents) { order.emplace_back("late"); };
+        sources.push_back(loop.add_io(bell, IoEvents::readable, serve, Turn::late).value());
+    }
+    const EventFd bell = rung_bell();
+    const auto normal = loop.add_io(bell.view(), IoEvents::readable,
+                                    [&](IoEvents) {
+                                        order.emplace_back("normal");
+                                        EXPECT_TRUE(bell.drain());
+                                    })
+                            .value();
+
+    run_rounds(loop, 3);
+
+    EXPECT_THAT(order, ElementsAre("normal", "late", "late"));
+}
+
+TEST(EventLoop, ALateDescriptorIsInTheLineOnce) {
+    EventLoop loop = EventLoop::create().value();
+    const std::array<EventFd, 2> late_bells{rung_bell(), rung_bell()};
+    const EventFd bell = rung_bell();
+    std::vector<EventSource> late;
+    std::array<int, 2> counts{};
+    for (std::size_t i = 0; i < 2; ++i) {
+        const auto serve = [&counts, i](IoEvents) { ++counts.at(i); };
+        late.push_back(loop.add_io(late_bells.at(i).view(), IoEvents::readable, serve, Turn::late).value());
+    }
+    int left = 10;
+    const auto normal = loop.add_io(bell.view(), IoEvents::readable,
+                                    [&](IoEvents) {
+                                        EXPECT_TRUE(late.front().set_events(IoEvents::readable));
+                                        if (--left == 0) {
+                                            EXPECT_TRUE(bell.drain());
+                                        }
+                                    })
+                            .value();
+
+    run_rounds(loop, 10);
+    EXPECT_THAT(counts, ElementsAre(0, 0));
+    // Of those that are ready at once each has its turn.
+    run_rounds(loop, 10);
+
+    EXPECT_GE(counts[0], 4);
+    EXPECT_GE(counts[1], 4);
 }
 
 TEST(EventLoop, ATimerFiresOnceAndNotEarly) {
@@ -320,10 +474,12 @@ TEST(EventLoop, WhateverFailsNothingIsLeft) {
         EventSource io = GM_TRY(loop.add_io(bell.view(), IoEvents::readable, [](IoEvents) {}, Turn::late));
         EventSource timer = GM_TRY(loop.add_timer(1, [] {}));
         GM_TRY(io.set_events(IoEvents::both));
+        GM_TRY(io.set_events(IoEvents::none));
+        GM_TRY(io.set_events(IoEvents::readable));
         GM_TRY(timer.restart(5));
         return {};
     });
-    EXPECT_EQ(count, 5U);
+    EXPECT_EQ(count, 7U);
 }
 
 }  // namespace

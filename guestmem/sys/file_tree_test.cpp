@@ -106,6 +106,23 @@ TEST_F(FileTreeTest, AFileAtTheLimitIsReadAndOneBeyondItIsAnError) {
     EXPECT_EQ(tree_->read("huge", 300'000).value()->size(), 200'000U);
 }
 
+TEST_F(FileTreeTest, ALinkToAFolderInAListedFolderStaysInside) {
+    fs::create_directories(outside_.path_of("folder"));
+    outside_.write("folder/config", "of the host");
+    link("a", "sys/devices/b");
+    link("../../../folder", "sys/devices/c");
+    link(outside_.path_of("folder"), "sys/devices/d");
+    EXPECT_THAT(tree_->list("sys/devices", 9).value(), ElementsAre("a", "b", "c", "d"));
+    EXPECT_EQ(text_of("sys/devices/a/config"), "bytes");
+    EXPECT_EQ(text_of("sys/devices/b/config"), "bytes");
+    EXPECT_EQ(text_of("sys/devices/c/config"), "nothing");
+    EXPECT_EQ(text_of("sys/devices/d/config"), "nothing");
+    EXPECT_EQ(text_of("sys/devices/../secret"), "nothing");
+    EXPECT_EQ(text_of("sys/devices/../../secret"), "of the tree");
+    EXPECT_EQ(text_of("sys/devices/../../../folder/config"), "nothing");
+    EXPECT_EQ(text_of("sys/devices//a/config"), "bytes");
+}
+
 TEST_F(FileTreeTest, AFolderIsListedSortedAndWithinItsLimit) {
     outside_.write("root/sys/b", "");
     EXPECT_THAT(tree_->list("sys", 2).value(), ElementsAre("b", "devices"));

@@ -12,12 +12,14 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <string_view>
 #include <utility>
 
+#include "guestmem/sys/deadline.hpp"
 #include "guestmem/sys/faults.hpp"
 #include "guestmem/sys/host.hpp"
 
@@ -40,9 +42,9 @@ int send_datagram(std::string_view state, const int* fds, std::size_t count) {
     address.sun_family = AF_UNIX;
     const bool is_abstract = path->front() == '@';
     if (!is_abstract && path->front() != '/') return refuse(EAFNOSUPPORT);
-    if (path->size() >= sizeof address.sun_path) return refuse(E2BIG);
+    // A file's name ends in a NUL; the kernel's name of one that is no file has its length instead.
+    if (path->size() + (is_abstract ? 0 : 1) > sizeof address.sun_path) return refuse(E2BIG);
     std::memcpy(address.sun_path, path->data(), path->size());
-    // The kernel's name of one that is no file begins with a NUL, and has no other at its end.
     if (is_abstract) address.sun_path[0] = '\0';
     const std::size_t address_bytes = offsetof(sockaddr_un, sun_path) + path->size() + (is_abstract ? 0 : 1);
 
@@ -64,7 +66,10 @@ int send_datagram(std::string_view state, const int* fds, std::size_t count) {
         rights->cmsg_len = CMSG_LEN(sizeof(int));
         std::memcpy(CMSG_DATA(rights), fds, sizeof(int));
     }
-    return ::sendmsg(socket.view().number(), &message, MSG_NOSIGNAL) < 0 ? -1 : 1;
+    for (;;) {
+        if (::sendmsg(socket.view().number(), &message, MSG_NOSIGNAL) >= 0) return 1;
+        if (errno != EINTR) return -1;
+    }
 }
 
 /// The manager closes its copy of a pipe's end when it has worked on all that came before.
@@ -77,9 +82,14 @@ int wait_at_barrier(int timeout_ms) {
     if (const int sent = send_datagram("BARRIER=1", &number, 1); sent <= 0) return sent;
     passed = Fd{};
     pollfd entry{.fd = waiting.view().number(), .events = 0, .revents = 0};
-    const int ready = ::poll(&entry, 1, timeout_ms);
-    if (ready == 0) return refuse(ETIMEDOUT);
-    return ready < 0 ? -1 : 1;
+    const Deadline deadline{std::chrono::milliseconds{timeout_ms}};
+    for (;;) {
+        // Interrupted, it waits for this barrier until the same moment: another one would begin anew.
+        const int ready = ::poll(&entry, 1, static_cast<int>(deadline.left().count()));
+        if (ready == 0) return refuse(ETIMEDOUT);
+        if (ready > 0) return 1;
+        if (errno != EINTR) return -1;
+    }
 }
 
 /// A number that is the whole of a variable; nothing where that is not set.
@@ -92,8 +102,9 @@ std::optional<long> number_in(const char* name) {
     return status == std::errc{} && rest == past ? number : -1;
 }
 
-/// How many descriptors are passed to this process; 0: none, or they are another's.
-int count_passed() {
+/// How many descriptors are passed to this process; 0: none, or they are another's. Those that are there are owned from
+/// here on, whatever is wrong with the rest.
+int take_passed(std::vector<Fd>& taken) {
     const auto process = number_in("LISTEN_PID");
     if (!process) return 0;
     if (*process <= 0) return refuse(EINVAL);
@@ -103,7 +114,9 @@ int count_passed() {
     if (*count <= 0 || *count > std::numeric_limits<int>::max() - first_passed_fd) return refuse(EINVAL);
     for (int fd = first_passed_fd; fd < first_passed_fd + *count; ++fd) {
         const int flags = ::fcntl(fd, F_GETFD);
-        if (flags < 0 || ::fcntl(fd, F_SETFD, flags | FD_CLOEXEC) < 0) return -1;
+        if (flags < 0) return -1;
+        taken.emplace_back(fd);
+        if (::fcntl(fd, F_SETFD, flags | FD_CLOEXEC) < 0) return -1;
     }
     return static_cast<int>(*count);
 }
@@ -128,12 +141,24 @@ int name_passed(std::vector<std::string>& names, int count) {
 constexpr int in_flight_tries = 4;
 constexpr int retry_ms = 5;
 
-int notify(const std::string& state, const int* fds, std::size_t count) {
+template <typename Function>
+int try_in_flight(Function&& function) {
     for (int turn = 0;; ++turn) {
-        const int status = checked_call(SysCall::notify, [&] { return send_datagram(state, fds, count); });
+        const int status = checked_call(SysCall::notify, function);
         if (status >= 0 || errno != ETOOMANYREFS || turn == in_flight_tries) return status;
         ::poll(nullptr, 0, retry_ms);
     }
+}
+
+int notify(const std::string& state, const int* fds, std::size_t count) {
+    return try_in_flight([&] { return send_datagram(state, fds, count); });
+}
+
+/// For a call that passed a descriptor.
+Error passing_error(int os_error, const std::string& what) {
+    if (os_error != ETOOMANYREFS) return Error::from_errno(os_error, what);
+    return Error{Errc::timed_out, os_error,
+                 what + ": too many descriptors of this user are under way (RLIMIT_NOFILE)"};
 }
 
 Error no_manager(const std::string& what) {
@@ -145,16 +170,17 @@ Error no_manager(const std::string& what) {
 
 Result<std::vector<PassedFd>> take_passed_fds() {
     std::vector<std::string> names;
-    const int count = checked_call(SysCall::passed_fds, [&] { return name_passed(names, count_passed()); });
+    std::vector<Fd> taken;
+    const int count =
+        checked_call(SysCall::passed_fds, [&] { return name_passed(names, take_passed(taken)); });
     const int reason = errno;
     for (const char* const name : {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) ::unsetenv(name);
     if (count < 0)
         return Error::from_errno(reason, "take the descriptors of the service manager ($LISTEN_FDS)");
     std::vector<PassedFd> passed;
-    passed.reserve(names.size());
-    for (int i = 0; i < count; ++i)
-        passed.push_back(
-            {.name = std::move(names[static_cast<std::size_t>(i)]), .fd = Fd{first_passed_fd + i}});
+    passed.reserve(taken.size());
+    for (std::size_t i = 0; i < taken.size(); ++i)
+        passed.push_back({.name = std::move(names[i]), .fd = std::move(taken[i])});
     return passed;
 }
 
@@ -174,10 +200,7 @@ Result<void> store_descriptor(const std::string& name, FdView fd) {
     const std::string what = fmt::format("store descriptor '{}' with the service manager", name);
     const int number = fd.number();
     const int status = notify(fmt::format("FDSTORE=1\nFDNAME={}\nFDPOLL=0", name), &number, 1);
-    if (status < 0 && errno == ETOOMANYREFS)
-        return Error{Errc::timed_out, ETOOMANYREFS,
-                     what + ": too many descriptors of this user are under way (RLIMIT_NOFILE)"};
-    if (status < 0) return Error::from_errno(errno, what);
+    if (status < 0) return passing_error(errno, what);
     if (status == 0) return no_manager(what);
     return {};
 }
@@ -191,8 +214,8 @@ Result<void> remove_stored_descriptors(const std::string& name) {
 }
 
 Result<void> wait_for_manager(int timeout_ms) {
-    const int status = checked_call(SysCall::notify, [&] { return wait_at_barrier(timeout_ms); });
-    if (status < 0) return Error::from_errno(errno, "wait for the service manager");
+    const int status = try_in_flight([&] { return wait_at_barrier(timeout_ms); });
+    if (status < 0) return passing_error(errno, "wait for the service manager");
     if (status == 0) return no_manager("wait for the service manager");
     return {};
 }

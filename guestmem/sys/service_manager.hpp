@@ -17,11 +17,11 @@
 /// datagram to $NOTIFY_SOCKET with FDSTORE=1. The words are those of sd_notify(3) and sd_listen_fds(3), said here
 /// without systemd's library: the program starts without it, and hosts need not have it.
 /// Contract: take_passed_fds() takes what is meant for this process, once: the variables are unset, the descriptors
-/// close-on-exec and owned. Stored ones are not polled (FDPOLL=0): one that hangs up stays until it is removed.
-/// Storing returns when the manager's socket has the datagram: the descriptor survives this process from here on. What
-/// the manager does with it (its limit may be reached) is not told. wait_for_manager() returns when it has worked on
-/// everything before. While too many descriptors of this user are in flight, storing is an error (timed_out) after a
-/// few milliseconds.
+/// close-on-exec and owned; after an error those that were there are closed.
+/// Stored ones are not polled (FDPOLL=0): one that hangs up stays until it is removed. Storing returns when the
+/// manager's socket has the datagram: the descriptor survives this process from here on. What the manager does with it
+/// (its limit may be reached) is not told. wait_for_manager() returns when it has worked on everything before. While
+/// too many descriptors of this user are in flight, both are errors (timed_out) after a few milliseconds.
 /// Threads: one at a time.
 /// Limits: $NOTIFY_SOCKET is a path or an abstract name of AF_UNIX. Names of descriptors are letters that are
 /// printable, without ':'; all names of one start are one string in the environment: max_passed_names_bytes. The number

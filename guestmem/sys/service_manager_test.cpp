@@ -10,11 +10,15 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <csignal>
 #include <cstddef>
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "guestmem/sys/eventfd.hpp"
 #include "guestmem/sys/host.hpp"
@@ -105,6 +109,17 @@ TEST(ServiceManager, TooManyDescriptorsInFlightAreAnErrorWhenTheyStay) {
     EXPECT_EQ(refused.error().os_error(), ETOOMANYREFS);
 }
 
+TEST(ServiceManager, IsWaitedForThoughTooManyDescriptorsAreInFlightAtFirst) {
+    const FakeServiceManager manager{"64"};
+    {
+        const FaultInjector injector{0, {.only = SysCall::notify, .os_error = ETOOMANYREFS, .repeat = 3}};
+        EXPECT_TRUE(wait_for_manager(20'000));
+        EXPECT_TRUE(injector.has_fired());
+    }
+    const FaultInjector injector{0, {.only = SysCall::notify, .os_error = ETOOMANYREFS, .repeat = 1'000'000}};
+    EXPECT_EQ(wait_for_manager(20'000).error().code(), Errc::timed_out);
+}
+
 TEST(NotifyReady, IsContentWhenNobodyAsked) {
     ASSERT_FALSE(has_service_manager()) << "the test runs under one: unset NOTIFY_SOCKET";
     EXPECT_TRUE(notify_ready("listening"));
@@ -129,19 +144,64 @@ TEST(NotifyReady, AManagerThatIsGoneOrHasNoAddressIsAnError) {
     }
 }
 
-TEST(NotifyReady, ReachesAManagerWithAnAbstractName) {
-    const Fd manager{::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+/// A manager's socket with an abstract name, which nobody reads but the test.
+Fd abstract_manager(const std::string& name) {
+    Fd manager{::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    const std::string name = "guestmem-notify-" + std::to_string(::getpid());
     std::memcpy(address.sun_path + 1, name.data(), name.size());
     const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
-    ASSERT_EQ(::bind(manager.view().number(), reinterpret_cast<const sockaddr*>(&address), size), 0);
+    EXPECT_EQ(::bind(manager.view().number(), reinterpret_cast<const sockaddr*>(&address), size), 0);
     ::setenv("NOTIFY_SOCKET", ("@" + name).c_str(), 1);
-    EXPECT_TRUE(notify_ready("x"));
+    return manager;
+}
+
+TEST(NotifyReady, ReachesAManagerWithAnAbstractName) {
+    const std::string name = "guestmem-notify-" + std::to_string(::getpid());
+    // The second is as long as the kernel takes.
+    for (const std::size_t size_bytes : {name.size(), sizeof(sockaddr_un::sun_path) - 1}) {
+        const Fd manager = abstract_manager(name + std::string(size_bytes - name.size(), 'x'));
+        EXPECT_TRUE(notify_ready("x")) << size_bytes;
+        ::unsetenv("NOTIFY_SOCKET");
+        std::array<std::byte, 64> text{};
+        EXPECT_EQ(read_some(manager, text).value(), std::string_view{"READY=1\nSTATUS=x"}.size());
+    }
+}
+
+TEST(NotifyReady, AnAbstractNameThatIsTooLongIsAnError) {
+    ::setenv("NOTIFY_SOCKET", ("@" + std::string(sizeof(sockaddr_un::sun_path), 'x')).c_str(), 1);
+    const auto refused = notify_ready("x");
     ::unsetenv("NOTIFY_SOCKET");
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().os_error(), E2BIG);
+}
+
+TEST(ServiceManager, AnInterruptedWaitIsOneBarrierAndOneTime) {
+    const Fd manager = abstract_manager("guestmem-barrier-" + std::to_string(::getpid()));
+    struct sigaction interrupt{};
+    interrupt.sa_handler = [](int) {};
+    struct sigaction before{};
+    ASSERT_EQ(::sigaction(SIGUSR2, &interrupt, &before), 0);
+    std::atomic<bool> has_ended{false};
+    // A few, for the socket has room for few datagrams.
+    std::thread interrupter{[&, waiting = ::pthread_self()] {
+        for (int i = 0; i < 5 && !has_ended; ++i) {
+            std::this_thread::sleep_for(std::chrono::milliseconds{40});
+            ::pthread_kill(waiting, SIGUSR2);
+        }
+    }};
+
+    const auto waited = wait_for_manager(250);
+    has_ended = true;
+    interrupter.join();
+    ::sigaction(SIGUSR2, &before, nullptr);
+    ::unsetenv("NOTIFY_SOCKET");
+
+    ASSERT_FALSE(waited);
+    EXPECT_EQ(waited.error().os_error(), ETIMEDOUT);
     std::array<std::byte, 64> text{};
-    EXPECT_EQ(read_some(manager, text).value(), std::string_view{"READY=1\nSTATUS=x"}.size());
+    EXPECT_EQ(read_some(manager, text).value(), std::string_view{"BARRIER=1"}.size());
+    EXPECT_FALSE(read_some(manager, text));
 }
 
 /// In a child whose descriptors 3 and 4 are /dev/null and an eventfd with one kick.
@@ -191,12 +251,25 @@ TEST(PassedDescriptors, OfAnotherProcessAreLeftAlone) {
               0);
 }
 
-TEST(PassedDescriptors, ThatDoNotFitTheirNamesAreAnError) {
+TEST(PassedDescriptors, ThatDoNotFitTheirNamesAreAnErrorAndClosed) {
     EXPECT_EQ(with_passed("",
                           [] {
                               ::setenv("LISTEN_FDNAMES", "one", 1);
                               const auto passed = take_passed_fds();
-                              return !passed && passed.error().code() == Errc::invalid_argument ? 0 : 1;
+                              if (passed || passed.error().code() != Errc::invalid_argument) return 1;
+                              if (::fcntl(3, F_GETFD) >= 0 || ::fcntl(4, F_GETFD) >= 0) return 2;
+                              return ::fcntl(5, F_GETFD) >= 0 ? 0 : 3;
+                          }),
+              0);
+}
+
+TEST(PassedDescriptors, OfWhichOneIsNotThereAreAnErrorAndTheOthersClosed) {
+    EXPECT_EQ(with_passed("",
+                          [] {
+                              ::close(4);
+                              const auto passed = take_passed_fds();
+                              if (passed || passed.error().os_error() != EBADF) return 1;
+                              return ::fcntl(3, F_GETFD) < 0 ? 0 : 2;
                           }),
               0);
 }

@@ -36,6 +36,8 @@ constexpr std::string_view looping =
     "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 timerfd_create timerfd_settime "
     "timerfd_gettime signalfd4 accept4 sendto recvfrom getsockname getpeername "
     "io_setup io_submit io_getevents io_destroy lseek fallocate getrusage";
+/// What a Ringer that was made before rings by.
+constexpr std::string_view ringing = "io_submit io_getevents";
 /// Shares made for others: memory, its facts, and what is left on this host.
 constexpr std::string_view serving =
     "memfd_create ftruncate statfs pidfd_open getdents64 sysinfo getrlimit capget sched_getaffinity "
@@ -137,6 +139,7 @@ FilterPlan plan_of(ThreadKind kind) {
     switch (kind) {
         case ThreadKind::processor:
             plan.first = "ioctl";
+            plan.calls.push_back(ringing);
             add_requests(plan, processor_requests);
             break;
         case ThreadKind::clock:

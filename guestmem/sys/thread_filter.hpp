@@ -12,7 +12,7 @@
 /// Concepts: a machine's threads do different things, and each kind has an allow list of its own:
 ///
 ///     kind       beside memory, clocks, locks, and what open descriptors are read, written and waited for by
-///     processor  KVM_RUN and the requests of devices; attaching to a share service
+///     processor  KVM_RUN and the requests of devices; attaching to a share service; ringing (Ringer)
 ///     clock      the requests of devices
 ///     watch      the requests of devices; attaching again
 ///     service    files opened for reading; memory files made; the service's connections; its threads

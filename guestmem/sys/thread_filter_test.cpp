@@ -56,6 +56,7 @@ struct World {
     std::optional<UnixListener> listener;
     std::optional<EventLoop> loop;
     std::optional<Fd> memory;
+    std::optional<Ringer> ringer;
 };
 
 bool make(World& world, const TempFolder& folder) {
@@ -63,10 +64,12 @@ bool make(World& world, const TempFolder& folder) {
     auto listener = UnixListener::create({.path = world.path, .owner = own_user(), .group = 0, .mode = 0600});
     auto loop = EventLoop::create();
     auto memory = create_sealed_memory({.name = "filtered", .size_bytes = 1 << 16});
-    if (!listener || !loop || !memory) return false;
+    auto ringer = Ringer::create();
+    if (!listener || !loop || !memory || !ringer) return false;
     world.listener = *std::move(listener);
     world.loop = *std::move(loop);
     world.memory = *std::move(memory);
+    world.ringer.emplace(*std::move(ringer));
     return true;
 }
 
@@ -84,6 +87,11 @@ bool does_the_usual(World&) {
     return bell && bell->ring() && *bell->drain() == 1 && large.back() == std::byte{0} &&
            ::syscall(SYS_clock_gettime, CLOCK_MONOTONIC, nullptr) == -1 && errno == EFAULT &&
            ::syscall(SYS_tgkill, ::getpid(), ::gettid(), 0) == 0;
+}
+
+bool rings(World& world) {
+    const auto bell = EventFd::create();
+    return bell && world.ringer->ring(*bell) && *bell->drain() == 1;
 }
 
 bool attaches(World& world) {
@@ -159,6 +167,7 @@ TEST(ThreadFilter, LeavesToEachKindWhatItDoes) {
         {{"devices", changes_devices},
          {ThreadKind::processor, ThreadKind::clock, ThreadKind::watch, ThreadKind::main}},
         {{"guests", runs_guests}, {ThreadKind::processor}},
+        {{"ringing", rings}, {ThreadKind::processor, ThreadKind::service, ThreadKind::main}},
         {{"loop", runs_its_loop}, {ThreadKind::main, ThreadKind::service}},
         {{"threads", has_threads}, {ThreadKind::main, ThreadKind::service}},
         {{"reading files", reads_files}, {ThreadKind::service}},
@@ -244,6 +253,10 @@ TEST(ThreadFilter, EndsAKindThatDoesWhatIsLeftToAnother) {
          {ThreadKind::clock, ThreadKind::watch, ThreadKind::service, ThreadKind::main}},
         {{"a memory slot", [](World&) { return ::ioctl(-1, KVM_SET_USER_MEMORY_REGION, 0) != 7; }},
          {ThreadKind::service}},
+        {{"ringing", [](World& world) { return rings(world) || true; }},
+         {ThreadKind::clock, ThreadKind::watch}},
+        {{"a context for ringing", [](World&) { return calls(SYS_io_setup); }},
+         {ThreadKind::processor, ThreadKind::clock, ThreadKind::watch}},
         {{"a thread", has_threads}, {ThreadKind::processor, ThreadKind::clock, ThreadKind::watch}},
         {{"a listener", [](World&) { return ::listen(-1, 1) != 7; }},
          {ThreadKind::processor, ThreadKind::clock, ThreadKind::watch, ThreadKind::main}},

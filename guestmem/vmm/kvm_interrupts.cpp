@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ranges>
 #include <utility>
 
 namespace guestmem::vmm {
@@ -30,20 +31,22 @@ public:
         const std::lock_guard lock{mutex_};
         GM_TRY(owner_.set_route(gsi_, message));
         // The route stands: a kick that waits in an eventfd is delivered by this call.
-        for (Bell& bell : bells_) {
-            auto connected = connect(bell);
-            if (connected) continue;
-            if (!is_unmasked_)
-                for (Bell& other : bells_) static_cast<void>(disconnect(other).has_value());
-            return connected;
-        }
+        // Those that were added are connected only while the own one is: nothing is left to undo.
+        GM_TRY(connect(bells_.front()));
         is_unmasked_ = true;
+        for (Bell& bell : bells_) {
+            const auto connected = connect(bell);
+            if (connected || std::exchange(bell.is_refusal_told, true)) continue;
+            owner_.complain_(Error{connected.error()}.with_context(
+                "one of several eventfds of a message: its kicks come later, by a thread of ours"));
+        }
         return {};
     }
 
     [[nodiscard]] Result<void> mask() override {
         const std::lock_guard lock{mutex_};
-        for (Bell& bell : bells_) GM_TRY(disconnect(bell));
+        // The own one last: as long as it is connected, so may the others be.
+        for (Bell& bell : std::views::reverse(bells_)) GM_TRY(disconnect(bell));
         is_unmasked_ = false;
         return {};
     }
@@ -60,9 +63,13 @@ public:
         const std::lock_guard lock{mutex_};
         const auto found = std::ranges::find(bells_, eventfd.number(),
                                              [](const Bell& bell) { return bell.eventfd.number(); });
-        if (found == bells_.end()) return;
-        // Closed, it is nobody's interrupt any more, whatever KVM says.
-        if (const auto done = disconnect(*found); !done) owner_.complain_(done.error());
+        if (found == bells_.end() || found == bells_.begin()) return;
+        auto done = disconnect(*found);
+        if (!done) done = disconnect(*found);
+        // Closing it here is not enough: others have it open, and KVM keeps it as long as anybody has.
+        if (!done)
+            owner_.complain_(Error{done.error()}.with_context(
+                "an eventfd that stays this message until all who have it have closed it"));
         bells_.erase(found);
     }
 
@@ -70,6 +77,7 @@ private:
     struct Bell {
         FdView eventfd;
         bool is_connected = false;
+        bool is_refusal_told = false;
     };
     Result<void> connect(Bell& bell) {
         if (bell.is_connected) return {};
@@ -85,7 +93,7 @@ private:
     }
 
     KvmInterrupts& owner_;
-    std::vector<Bell> bells_;
+    std::vector<Bell> bells_;  ///< the own one first
     std::uint32_t gsi_;
     std::mutex mutex_;
     bool is_unmasked_ = false;

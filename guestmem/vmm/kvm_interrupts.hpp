@@ -24,6 +24,10 @@
 /// route stays, without an effect, until the next change after it is destroyed. The table of routes is set as a whole,
 /// with all that is expected by then; what KVM refuses leaves the old one in force, and is no longer expected. A number
 /// whose eventfd KVM does not let go of is not given to another message.
+/// A message's own eventfd decides whether it can be unmasked. One that was added is not ours alone: whoever else has
+/// it may have bound it to a machine of its own, and then KVM refuses it here. That is said once, takes nothing from
+/// the others, and is tried again at the next unmasking; until then its kicks wait in it. One that KVM does not let go
+/// of when it is removed stays this message as long as anybody has it open, which is said.
 /// Threads: any.
 /// Lifetime: the machine outlives it, and it outlives the interrupts that it made.
 /// Limits: max_gsis routes.

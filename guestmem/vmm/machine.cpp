@@ -29,6 +29,7 @@
 #include "guestmem/sys/thread_placement.hpp"
 #include "guestmem/vmm/clock_thread.hpp"
 #include "guestmem/vmm/devices/acpi_power.hpp"
+#include "guestmem/vmm/devices/created_region.hpp"
 #include "guestmem/vmm/devices/debug_port.hpp"
 #include "guestmem/vmm/devices/exit_port.hpp"
 #include "guestmem/vmm/devices/ivshmem.hpp"
@@ -188,8 +189,8 @@ struct Machine::Parts {
     std::unique_ptr<ShareWatch> watch;
     std::vector<std::shared_ptr<ShmemDevice>> shmem;
     std::vector<std::shared_ptr<IvshmemDevice>> ivshmem;
-    std::vector<share::Hold> created;  ///< regions of `create` lines
-    Place at_fault;                    ///< of the line being made, where it is not the whole device
+    std::vector<std::shared_ptr<CreatedRegion>> created;
+    Place at_fault;  ///< of the line being made, where it is not the whole device
     std::shared_ptr<AcpiPower> power;
     std::shared_ptr<KeyboardController> keyboard;
     std::vector<std::shared_ptr<Serial8250>> serial;
@@ -354,7 +355,8 @@ Result<void> Machine::Parts::add_shmem(const Vdev& vdev, const BoardPlan& plan) 
                 fmt::format("create {}: that share is there and has {} slots; a region of `vdev shmem` "
                             "has at most {}",
                             line.name.value, region.slots(), share::max_senders)};
-        created.push_back(std::move(region));
+        created.push_back(std::make_shared<CreatedRegion>(
+            std::move(region), [this](const std::string& text) { world.warn(text); }));
     }
     at_fault = {};
     const std::uint32_t place = vdev.place.source;
@@ -398,7 +400,6 @@ Result<void> Machine::Parts::add_ivshmem(const Vdev& vdev) {
     session.size_bytes = wanted.size_bytes ? wanted.size_bytes->value : 0;
     session.vectors = wanted.vectors.value;
     session.may_reattach = false;
-    session.ring = share::RingStyle::looks_first;
     auto device =
         GM_TRY(IvshmemDevice::create({.session = std::move(session),
                                       .has_doorbell = wanted.mode.value == IvshmemMode::doorbell,
@@ -429,6 +430,7 @@ Result<void> Machine::Parts::make_devices(const BoardPlan& plan) {
     }
     for (const auto& device : shmem) watch->add([device] { return device->clients(); });
     for (const auto& device : ivshmem) watch->add([device] { return std::array{device}; });
+    if (!created.empty()) watch->add([this] { return created; });
     if (bridge != nullptr) return bridge->assign(plan.pci_windows);
     return {};
 }
@@ -522,8 +524,10 @@ std::vector<ShareConnection> Machine::Parts::connections() const {
                        .size_bytes = session.facts().size_bytes,
                        .slot = session.id()});
     }
-    for (const share::Hold& region : created)
-        all.push_back({.device = "create", .share = region.share(), .size_bytes = region.size_bytes()});
+    for (const auto& region : created) {
+        const share::Hold& hold = region->hold();
+        all.push_back({.device = "create", .share = hold.share(), .size_bytes = hold.size_bytes()});
+    }
     return all;
 }
 

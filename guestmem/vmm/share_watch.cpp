@@ -38,6 +38,7 @@ void ShareWatch::stop() {
 }
 
 void ShareWatch::run() {
+    auto looked_at_all = std::chrono::steady_clock::now();
     while (!is_ending_) {
         Clients clients;
         for (const auto& source : sources_) {
@@ -60,7 +61,10 @@ void ShareWatch::run() {
                 has_found = true;
             }
         }
-        if (ready->empty()) {
+        // Also while others keep this thread busy.
+        const auto now = std::chrono::steady_clock::now();
+        if (ready->empty() || now - looked_at_all >= std::chrono::milliseconds{longest_wait_ms}) {
+            looked_at_all = now;
             for (const auto& client : clients) client->look();
         }
         if (!has_found) std::this_thread::sleep_for(idle_pause);

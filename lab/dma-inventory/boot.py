@@ -16,6 +16,7 @@ BOOT_TIMEOUT = 240  # 5 to 30 s; a busy machine takes longer
 FETCH_TIMEOUT = 1800
 KERNEL_PARAMETERS = "quiet panic=-1"
 SUITES = {"kernel-later": "bookworm-backports"}
+FIRMWARE = "qemu-arm/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
 PROGRAM = {False: "qemu-system-x86_64", True: "qemu-arm/usr/bin/qemu-system-aarch64"}
 
 
@@ -75,16 +76,12 @@ class Bed:
         images = sorted(tree.glob("boot/vmlinuz-*"))
         if len(images) != 1:
             raise BedError(f"kernel: {tree}: {len(images)} files boot/vmlinuz-*, expected 1")
-        firmware = ("-bios", self.lab / "qemu-arm/usr/share/qemu-efi-aarch64/QEMU_EFI.fd") if machine.has_firmware else ()
+        firmware = ("-bios", self.lab / FIRMWARE) if machine.has_firmware else ()
         return [program, "-name", f"guestmem-lab-{machine.name}", "-accel", "tcg", "-m", "768", "-nodefaults",
-                "-no-user-config", "-display", "none", "-no-reboot", *machine.options, *self._drives(machine), *firmware,
+                "-no-user-config", "-display", "none", "-no-reboot", *machine.options, *firmware,
                 "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console", "-kernel", images[0],
                 "-initrd", self.initramfs(machine, tree),
                 "-append", f"console={machine.console} {KERNEL_PARAMETERS} {machine.parameters}"]
-
-    def _drives(self, machine):
-        """QEMU wants something behind each NVMe controller: nothing is ever read from it."""
-        return ()
 
     def run(self, machine):
         guest = Process(machine.name, self.command(machine))

@@ -86,8 +86,8 @@ def check(results, machine, captured):
     names = {device["name"] for device in inventory["devices"]}
     missing = sorted(set(captured.groups) - names)
     expect(not missing, f"every device of the kernel's {len(set(captured.groups.values()))} groups is found", missing)
-    expect({unit["kind"] for unit in inventory["units"]} == set(machine.units), f"its units are {machine.units or 'none'}",
-           [unit["kind"] for unit in inventory["units"]])
+    kinds = [unit["kind"] for unit in inventory["units"]]
+    expect(set(kinds) == set(machine.units), f"its units are: {' '.join(machine.units) or 'none'}", kinds)
     told = {device["name"]: device["kernel_group"] for device in inventory["devices"]
             if device.get("kernel_group") is not None}
     expect(told == captured.groups, "the kernel's groups are read as they are", told)

@@ -100,6 +100,39 @@ class Rights(HoldCase):
         self.hold("secret-1")
         self.assertEqual(self.refusal(share="secret-1", control="vm").errno, errno.EACCES)
 
+    def reload(self, vm_rules):
+        with open(self.config, encoding="utf-8") as file:
+            text = file.read()
+        self.write_config(text[:text.index("rules = ")] + f"rules = [ {vm_rules} ]\n")
+        self.control().call("share.reload")
+
+    def test_who_loses_its_right_holds_it_no_more(self):
+        stream, _ = self.hold(control="vm")
+        other, _ = self.hold("other")
+        self.reload('{ deny = "*" }')
+        self.assert_goes()
+        self.assertTrue(select_readable(stream, 5.0))
+        self.assertEqual(stream.recv(8), b"")
+        self.assertFalse(select_readable(other, 0.05))
+        self.assertIn("other", self.shares())
+
+    def test_who_made_it_holds_it_by_the_right_to_make_it(self):
+        self.reload('{ allow = "*", may = ["create"] }')
+        stream, _ = self.hold(control="vm")
+        self.reload('{ allow = "reg*", may = ["create"] }')
+        self.assertFalse(select_readable(stream, 0.05))
+        self.assertIn("region", self.shares())
+
+    def test_nobody_holds_a_share_that_the_file_has_no_more(self):
+        stream, _ = self.hold("mailbox")
+        with open(self.config, encoding="utf-8") as file:
+            text = file.read()
+        self.write_config(text.replace('name = "mailbox"', 'name = "another"'))
+        self.control().call("share.reload")
+        self.assertTrue(select_readable(stream, 5.0))
+        self.assertEqual(stream.recv(8), b"")
+        self.assert_goes("mailbox")
+
     def test_what_is_not_there_is_not_made_unasked_or_without_a_size(self):
         self.assertEqual(self.refusal(create=False).errno, errno.ENOENT)
         self.assertEqual(self.refusal(size=0).errno, errno.EINVAL)

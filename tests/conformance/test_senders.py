@@ -3,6 +3,7 @@
 
 import os
 
+from control_peer import ControlPeer
 from ivshmem_peer import identity_of, receive_message, select_readable
 from kept_service import KeptCase, Session
 from service import main, share_config, wait_until
@@ -73,9 +74,17 @@ class SendersCase(KeptCase):
         self.addCleanup(hearer.close)
         return hearer.join()
 
+    def come_and_go(self, count):
+        """So many plain clients, one after the other."""
+        for _ in range(count):
+            peer = self.plain()
+            peer.close()
+            self.wait_gone(peer.id)
+
     def wait_gone(self, slot):
-        self.assertTrue(wait_until(lambda: slot not in [
-            peer["slot"] for peer in self.control().stat("mailbox")["peers"]]))
+        with ControlPeer(self.path("control")) as control:
+            self.assertTrue(wait_until(lambda: slot not in [
+                peer["slot"] for peer in control.stat("mailbox")["peers"]]))
 
     def end(self, *clients):
         for client in clients:
@@ -170,6 +179,87 @@ class Slots(SendersCase):
         self.end(*peers)
 
 
+class SlowReader(SendersCase):
+    def test_senders_that_come_and_go_leave_no_descriptors_behind(self):
+        hearer = self.hearer()
+        self.come_and_go(60)
+        before = self.service.descriptor_count()
+        self.come_and_go(60)
+        self.assertTrue(wait_until(lambda: self.service.descriptor_count() <= before + 2 * VECTORS),
+                        f"{before} and then {self.service.descriptor_count()} descriptors")
+        last = self.plain()
+        own = [identity_of(fd) for fd in last.eventfds[hearer.slot]]
+        hearer.read(until=lambda h: h.pictures().get(last.id) == own)
+        self.assertEqual(set(hearer.callers), {last.id})
+        hearer.heard()
+        last.kick(hearer.slot, 0)
+        self.assertEqual(hearer.heard(), [(last.id, 0)])
+        self.end(hearer, last)
+
+    def test_a_kick_of_a_sender_that_it_has_not_heard_of_comes_without_a_name(self):
+        hearer = self.hearer()
+        self.come_and_go(60)
+        peer = self.plain()
+        peer.kick(hearer.slot, 1)
+        peer.close()
+        self.wait_gone(peer.id)
+        self.assertEqual(hearer.peer.wait(1), 1)
+        self.end(hearer)
+
+
+VM = """
+[[vm]]
+name = "vm"
+socket = "@/vm"
+rules = [ {rules} ]
+limits = {{ vectors = {vectors} }}
+"""
+
+
+class Rights(KeptCase):
+    def serve_vm(self, rules='{ allow = "*" }', vectors=64):
+        self.config = self.write_config(share_config(SLOTS, VECTORS) + VM.format(rules=rules, vectors=vectors))
+        return self.config
+
+    def test_who_has_its_right_again_hears_who_came_and_went_meanwhile(self):
+        service = self.start(self.serve_vm())
+        hearer, early = Hearer(self.control("vm")), self.join(slots=SLOTS, vectors=VECTORS)
+        self.addCleanup(hearer.close)
+        hearer.join().learn(early)
+        self.serve_vm('{ deny = "*" }')
+        self.control().call("share.reload")
+        late, slot = self.join(slots=SLOTS, vectors=VECTORS), early.id
+        early.close()
+        late.kick(hearer.slot, 1)
+        self.assertTrue(wait_until(lambda: slot not in [
+            peer["slot"] for peer in self.control().stat("mailbox")["peers"]]))
+        self.serve_vm()
+        self.control().call("share.reload")
+        hearer.learn(late)
+        self.assertEqual(set(hearer.callers), {late.id})
+        self.assertEqual(hearer.heard(), [(late.id, 1)])
+        hearer.close()
+        late.close()
+        self.finish_all(service)
+
+    def test_doorbells_of_pairs_count_and_without_room_kicks_have_no_sender(self):
+        for extra, is_told in ((0, False), (2 * VECTORS, True)):
+            with self.subTest(extra=extra):
+                service = self.start(self.serve_vm(vectors=SLOTS * VECTORS + extra))
+                hearer = Session(self.control("vm"), "made", create=True, size=4096, slots=SLOTS, vectors=VECTORS,
+                                 hears_senders=True).join()
+                senders = [Session(self.control("vm"), "made", counts_rings=False).join() for _ in range(4)]
+                own = identity_of(hearer.peer.eventfds[hearer.slot][1])
+                apart = [identity_of(sender.peer.eventfds[hearer.slot][1]) != own for sender in senders]
+                # The first takes what there is: for the receiver that is there, and a slot that is set aside.
+                self.assertEqual(apart, [is_told, False, False, False])
+                senders[-1].peer.kick(hearer.slot, 1)
+                self.assertEqual(hearer.peer.wait(1), 1)
+                for session in (hearer, *senders):
+                    session.close()
+                self.finish_all(service)
+
+
 class TakeOver(SendersCase):
     def test_a_killed_service_loses_no_sender_and_no_kick(self):
         early, hearer = self.plain(), self.hearer()
@@ -192,6 +282,23 @@ class TakeOver(SendersCase):
                 peer.kick(one.slot, 1)
                 self.assertEqual(one.heard(), [(peer.id, 1)])
         self.end(early, late, newcomer, hearer, second)
+
+    def test_a_receiver_that_does_not_read_is_taken_over_again_and_again(self):
+        hearer, peers = self.hearer(), [self.plain() for _ in range(2)]
+        # Each instance tells it less than a handshake, and one ends in the midst of that: the socket is full.
+        for _ in range(5):
+            self.service = self.follow(self.service, self.config)
+        hearer.read(until=lambda h: ALL_OVER in h.values)
+        for peer in peers:
+            hearer.learn(peer)
+        for peer in peers:
+            peer.kick(hearer.slot, 1)
+            self.assertEqual(hearer.heard(), [(peer.id, 1)])
+        last = self.plain()
+        hearer.learn(last)
+        self.assertTrue(all(value >= CALLER for value in hearer.values), "a part of the handshake came again")
+        self.assertEqual(set(hearer.callers), {peer.id for peer in (*peers, last)})
+        self.end(*peers, last, hearer)
 
     def test_bridged_slots_are_bridged_again(self):
         peers = [self.plain() for _ in range(SLOTS)]

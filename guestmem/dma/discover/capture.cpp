@@ -19,7 +19,7 @@ constexpr std::size_t max_captured_file_bytes = std::size_t{2} << 20;
 
 using enum CaptureKind;
 
-constexpr std::array<CapturePattern, 54> patterns{{
+constexpr std::array<CapturePattern, 55> patterns{{
     {.path = "sys/firmware/acpi/tables/DMAR*", .kind = file, .why = "VT-d: units, devices, reserved memory"},
     {.path = "sys/firmware/acpi/tables/IVRS*", .kind = file, .why = "AMD-Vi: the same"},
     {.path = "sys/firmware/acpi/tables/IORT*", .kind = file, .why = "Arm SMMU: the same"},
@@ -59,6 +59,9 @@ constexpr std::array<CapturePattern, 54> patterns{{
     {.path = "sys/class/iommu/*/device", .kind = link, .why = "the unit's own PCI function"},
     {.path = "sys/class/iommu/*/devices/*", .kind = link, .why = "the devices that the kernel has behind it"},
     {.path = "sys/kernel/iommu_groups/*/type", .kind = file, .why = "translated, identity or blocked"},
+    {.path = "sys/kernel/iommu_groups/*/name",
+     .kind = file,
+     .why = "groups that VFIO made up without a unit"},
     {.path = "sys/kernel/iommu_groups/*/reserved_regions", .kind = file, .why = "addresses not to be used"},
     {.path = "sys/kernel/iommu_groups/*/devices/*", .kind = link, .why = "the members"},
     {.path = "sys/bus/thunderbolt/devices/domain*/security", .kind = file, .why = "who may attach devices"},

@@ -27,6 +27,7 @@ std::string memory_total_line(std::string_view meminfo) {
 }
 
 bool is_kept_word(std::string_view word) {
+    if (word.starts_with('"')) word.remove_prefix(1);
     return std::ranges::any_of(kept_beginnings,
                                [&](std::string_view beginning) { return word.starts_with(beginning); });
 }

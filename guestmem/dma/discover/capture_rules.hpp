@@ -9,7 +9,8 @@
 ///
 /// Concepts: a kernel's command line can hold anything, passwords too; only words that begin as kept_beginnings say
 /// are kept. Links of sysfs lead up and down again: what is behind the way up names what they lead to.
-/// Contract: words are parted by blanks, also inside quotation marks; those behind "--" are init's and not kept.
+/// Contract: words are parted by blanks, also inside quotation marks; those behind "--" are init's and not kept. A
+/// word is kept as it is, also with a quotation mark in front, which the kernel passes over.
 /// Threads: any.
 
 namespace guestmem::dma {
@@ -18,10 +19,11 @@ namespace guestmem::dma {
 inline constexpr std::string_view page_bytes_path = "capture/page_bytes";
 
 /// What kept words of the command line begin with.
-inline constexpr std::array<std::string_view, 19> kept_beginnings{
-    "intel_iommu=", "amd_iommu=", "amd_iommu_intr=", "amd_iommu_dump",    "iommu=",   "iommu.", "iommufd.",
-    "arm-smmu",     "arm_smmu",   "virtio_iommu",    "intremap=",         "swiotlb=", "vfio",   "pci=",
-    "pcie_",        "pci_",       "thunderbolt.",    "efi=disable_early", "lockdown="};
+inline constexpr std::array<std::string_view, 23> kept_beginnings{
+    "intel_iommu=", "amd_iommu=", "amd_iommu_intr=", "amd_iommu_dump", "iommu=",       "iommu.",
+    "iommufd.",     "arm-smmu",   "arm_smmu",        "virtio_iommu",   "intremap=",    "swiotlb=",
+    "vfio",         "pci=",       "pcie_",           "pci_",           "thunderbolt.", "efi=disable_early",
+    "lockdown=",    "nointremap", "noiommu",         "nox2apic",       "acpi="};
 
 /// Whether a word of the kernel's command line is about IOMMU, PCI or VFIO.
 [[nodiscard]] bool is_kept_word(std::string_view word);

@@ -15,6 +15,8 @@ TEST(CaptureRules, OnlyWordsAboutIommuPciAndVfioAreKept) {
               "pcie_acs_override=downstream pci=noats efi=disable_early_pci_dma");
     EXPECT_EQ(kept_words("amd_iommu=off arm-smmu.disable_bypass=0 intremap=off"),
               "amd_iommu=off arm-smmu.disable_bypass=0 intremap=off");
+    EXPECT_EQ(kept_words("nointremap noiommu nox2apic acpi=off acpi_x=1 \"intremap=off\" \"x=1\""),
+              "nointremap noiommu nox2apic acpi=off \"intremap=off\"");
     EXPECT_EQ(kept_words("password=iommu=on ip=10.0.0.1 luks=iommu"), "");
     EXPECT_EQ(kept_words("iommu=on -- iommu=off"), "iommu=on") << "behind it are the words of init";
     EXPECT_EQ(kept_words("  \n"), "");

@@ -132,7 +132,7 @@ command_line() {
     kept=
     set -f
     for word in $(cat "$to"); do
-        case $word in
+        case ${word#\"} in
             --) break ;;
             @KEPT@) kept="$kept${kept:+ }$word" ;;
         esac

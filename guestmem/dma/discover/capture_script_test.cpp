@@ -51,6 +51,7 @@ void fill(MachineTree& machine) {
                          ConfigSpace{}.put8(0x0e, 2).put8(0x14, 0x50).put8(0x50, 3).put32(0x54, 7).text());
     machine.set_driver("0000:00:02.0", "e1000e");
     machine.set_group("0000:00:02.0", 7);
+    machine.put("sys/kernel/iommu_groups/8/name", "vfio-noiommu\n");
     machine.add_unit("dmar0", "fed90000");
     machine.set_unit("0000:00:02.0", "dmar0");
     machine.put("sys/devices/pci0000:00/0000:00:02.0/removable", "removable\n");
@@ -63,7 +64,9 @@ void fill(MachineTree& machine) {
     machine.put("sys/firmware/acpi/tables/DMAR1", "");
     machine.put("sys/firmware/acpi/tables/FACP", "x");
     machine.put("sys/bus/thunderbolt/devices/domain0/security", "user\n");
-    machine.put("proc/cmdline", "root=UUID=1 *  intel_iommu=on\tiommu=pt pci=* quiet -- iommu=off\n");
+    machine.put(
+        "proc/cmdline",
+        "root=UUID=1 *  intel_iommu=on\tiommu=pt pci=* quiet nointremap \"intremap=off\" -- iommu=off\n");
     machine.put("proc/meminfo", "MemTotal:       1024 kB\nMemFree: 1 kB\n");
     machine.put("proc/sys/kernel/osrelease", "6.1.0-amd64\n");
     machine.put("capture/page_bytes", "16384\n");
@@ -108,7 +111,7 @@ TEST_P(CaptureScript, TakesWhatTheProgramTakes) {
         ASSERT_TRUE(taken.contains(path)) << path;
         EXPECT_TRUE(taken.at(path) == content) << path;
     }
-    EXPECT_THAT(taken.at("proc/cmdline"), "file intel_iommu=on iommu=pt pci=*\n");
+    EXPECT_THAT(taken.at("proc/cmdline"), "file intel_iommu=on iommu=pt pci=* nointremap \"intremap=off\"\n");
 }
 
 TEST_P(CaptureScript, TheDeviceTreeIsLeftOutUnlessItIsAskedFor) {

@@ -135,7 +135,7 @@ void blank_private_properties(std::string& device_tree) {
             const auto offset = static_cast<std::size_t>(value - device_tree.data());
             std::ranges::fill(std::span{device_tree}.subspan(offset, static_cast<std::size_t>(length)), '\0');
         }
-    // Firmware leaves room between and behind the blocks, with whatever was there. Trees of old versions stay as they are.
+    // Firmware leaves room between and behind the blocks, with whatever was there. Old versions stay as they are.
     if (fdt_pack(device_tree.data()) == 0) device_tree.resize(fdt_totalsize(device_tree.data()));
 }
 

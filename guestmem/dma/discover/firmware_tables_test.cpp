@@ -82,8 +82,8 @@ TEST(FirmwareTables, TablesThatMayNotBeReadAreOneComplaint) {
     folder.write("sys/firmware/acpi/tables/DMAR", "x");
     folder.write("sys/firmware/acpi/tables/DMAR1", "x");
     const auto tree = open_host_tree(folder.path()).value();
-    // The folder, the parent's descriptor, and then both files.
-    const FaultInjector injector{2, {.only = SysCall::open, .os_error = EACCES, .repeat = 2}};
+    // The folder, and then both files.
+    const FaultInjector injector{1, {.only = SysCall::open, .os_error = EACCES, .repeat = 2}};
     const FirmwareTables found = firmware_tables(*tree).value();
     EXPECT_THAT(found.tables, IsEmpty());
     ASSERT_EQ(found.complaints.size(), 1U);

@@ -30,8 +30,8 @@
 /// PlatformFacts::is_protected_from_start is IVinfo's bit 1, "DMA remapping before the kernel".
 /// Limits: max_ivrs_units; those of acpi_table.hpp.
 /// Threads: any.
-/// Cost: linear, in two passes; at most 10 ns per byte and 0.1 ms (ivrs_bench.cpp): a fact takes about 50 ns, and where one
-/// is every 4 bytes there can be no more than 5,000 of them.
+/// Cost: linear, in two passes; at most 10 ns per byte and 0.1 ms (ivrs_bench.cpp): a fact takes about 50 ns, and
+/// where one is every 4 bytes there can be no more than 5,000 of them.
 /// Known holes: the feature words are not read: the kernel reports them, corrected, in sysfs. Ids of an IVMD for one or
 /// some devices are PCI functions: a named device (0xF0) whose id is among them has to be found by that.
 

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <utility>
 
+#include "guestmem/dma/device_title.hpp"
 #include "guestmem/dma/discover/capture_rules.hpp"
 #include "guestmem/dma/discover/pci_config.hpp"
 #include "guestmem/dma/discover/sysfs_text.hpp"
@@ -117,9 +118,7 @@ private:
         for (const std::string& name : names) {
             const auto address = parse_pci_address(name);
             if (!address || to_string(*address) != name) {
-                book_.note("address",
-                           "functions without a PCI address of 16 bits for the segment are left out",
-                           fmt::format("{}/{}", functions_folder, name));
+                add_function_of_large_segment(name);
                 continue;
             }
             view_.functions.push_back(read_function(*address, fmt::format("{}/{}", functions_folder, name)));
@@ -127,6 +126,27 @@ private:
         std::ranges::sort(view_.functions, {}, &PciFunction::address);
         find_external_ports();
         return {};
+    }
+
+    /// Behind VMD: it counts as a device, by its name.
+    void add_function_of_large_segment(const std::string& name) {
+        const std::string path = fmt::format("{}/{}", functions_folder, name);
+        book_.note("address",
+                   "functions without a PCI address of 16 bits for the segment are known by their names only",
+                   path);
+        PciFunction function = read_function({}, path);
+        PlatformDevice device;
+        device.name = plain_line(name);
+        device.firmware_node = std::move(function.firmware_node);
+        device.registers = function.first_register;
+        device.driver = std::move(function.driver);
+        device.group = function.group;
+        device.kernel_unit = std::move(function.kernel_unit);
+        device.is_pci = true;
+        device.is_bridge = function.header_type != 0;
+        device.class_code = function.class_code;
+        device.title = device_title(function);
+        view_.platform_devices.push_back(std::move(device));
     }
 
     PciFunction read_function(PciAddress address, const std::string& folder) {
@@ -261,6 +281,9 @@ private:
             KernelGroup group;
             group.number = *number;
             group.type = line_of(path + "/type");
+            // Groups that a driver makes by hand have a name and no domain of the kernel's.
+            if (!group.type.starts_with("DMA") && group.type != "identity")
+                group.name = line_of(path + "/name");
             if (const auto text = text_of(path + "/reserved_regions")) {
                 if (auto regions = parse_reserved_regions(*text)) {
                     group.reserved = *std::move(regions);

@@ -24,7 +24,8 @@
 /// Cost: in a folder about 12 system calls for each PCI function and 14 for its group; 4,096 functions and their
 /// groups take less than 200 ms (sysfs_bench.cpp, discover_bench.cpp).
 /// Known holes: an external-facing port of ACPI with nothing plugged in is not told. Segments above ffff (VMD) have no
-/// PciAddress: their functions are a complaint. has_vfio and has_iommufd say what is loaded, not what could be.
+/// PciAddress: their functions are platform devices with their names, and a complaint; that they share VMD's identity
+/// is not seen but for the kernel's group. has_vfio and has_iommufd say what is loaded, not what could be.
 
 namespace guestmem::dma {
 

@@ -105,8 +105,12 @@ TEST_P(SysfsTest, GroupsHaveTypeMembersAndReservedRegions) {
     machine_.set_group("0000:00:02.0", 10, "identity\n");
     machine_.set_group("0000:00:02.1", 9);
     machine_.put("sys/kernel/iommu_groups/9/reserved_regions", "");
+    machine_.put("sys/kernel/iommu_groups/11/type", "unknown\n");
+    machine_.put("sys/kernel/iommu_groups/11/name", "vfio-noiommu\n");
     const HostView found = view();
-    ASSERT_EQ(found.groups.size(), 2U);
+    ASSERT_EQ(found.groups.size(), 3U);
+    EXPECT_EQ(found.groups[2].name, "vfio-noiommu");
+    EXPECT_EQ(found.groups[1].name, "");
     EXPECT_EQ(found.groups[0].number, 9U);
     EXPECT_THAT(found.groups[0].reserved, IsEmpty());
     EXPECT_EQ(found.groups[1].number, 10U);
@@ -208,6 +212,28 @@ TEST_P(SysfsTest, WhatOnlyRootCouldReadIsOneComplaint) {
     EXPECT_THAT(found.complaints[0].text, HasSubstr("root"));
     EXPECT_THAT(found.complaints[0].text, HasSubstr("(and 2 more)"));
     EXPECT_EQ(found.functions[0].access_control, std::nullopt);
+}
+
+TEST_P(SysfsTest, AFunctionOfALargeSegmentIsAPlatformDeviceOfThatName) {
+    machine_.add_function("10000:01:00.0", ConfigSpace{}.express(0x40, 0).put32(0x08, 0x01080201).text());
+    machine_.add_function("10000:00:00.0", ConfigSpace{}.put8(0x0e, 1).express(0x40, 4).text());
+    machine_.set_driver("10000:01:00.0", "nvme");
+    machine_.set_group("10000:01:00.0", 3);
+    machine_.add_unit("dmar0", "fed90000");
+    machine_.set_unit("10000:01:00.0", "dmar0");
+    const HostView found = view();
+    EXPECT_TRUE(found.functions.empty());
+    ASSERT_EQ(found.platform_devices.size(), 2U);
+    EXPECT_TRUE(found.platform_devices[0].is_bridge);
+    const PlatformDevice& drive = found.platform_devices[1];
+    EXPECT_EQ(drive.name, "10000:01:00.0");
+    EXPECT_TRUE(drive.is_pci);
+    EXPECT_FALSE(drive.is_bridge);
+    EXPECT_EQ(drive.driver, "nvme");
+    EXPECT_EQ(drive.group, 3U);
+    EXPECT_EQ(drive.kernel_unit, "dmar0");
+    EXPECT_EQ(drive.class_code, 0x010802U);
+    EXPECT_THAT(drive.title, HasSubstr("8086:"));
 }
 
 TEST_P(SysfsTest, BrokenNamesAndTextsAreComplaintsAndTheRestIsRead) {

@@ -144,7 +144,7 @@ private:
         header_at_ = at_;
         if (at_ == archive_.bytes_->size()) {
             if (at_ == 0) return broken("it is empty");
-            return false;
+            return broken("it ends without the block of zeros that ends an archive: the rest of it is missing");
         }
         const std::string_view block = GM_TRY(take(block_bytes));
         if (std::ranges::all_of(block, [](char c) { return c == '\0'; })) {

@@ -136,6 +136,38 @@ TEST(ViotTest, TwoNodesOfOneIommuAreOneUnit) {
     EXPECT_THAT(complaint_texts(facts), ElementsAre(HasSubstr("taken as one")));
 }
 
+TEST(ViotTest, MoreUnitsThanTheLimitAreRefused) {
+    for (const std::size_t count : {max_viot_units, max_viot_units + 1}) {
+        ViotBuilder viot;
+        for (std::size_t i = 1; i <= count; ++i) viot.mmio_unit(i << 12);
+        const auto facts = read_viot(viot.done());
+        ASSERT_EQ(facts.has_value(), count == max_viot_units);
+        if (facts) {
+            EXPECT_EQ(facts->units.size(), count);
+        } else {
+            EXPECT_EQ(facts.error().code(), Errc::out_of_range);
+        }
+    }
+}
+
+TEST(ViotTest, RangesThatOverlapAreReadUpToTheLimitAndOthersBehindThemToo) {
+    ViotBuilder viot;
+    const auto unit = viot.mmio_unit(0x1000);
+    for (std::size_t i = 0; i <= max_viot_contested; ++i) {
+        const auto segment = static_cast<std::uint32_t>(i % 2);
+        viot.range(0, {segment, segment}, {0x100, 0x1ff}, unit);
+    }
+    viot.range(0, {0, 0}, {0, 0xff}, unit);
+    const SourceFacts facts = read(viot.done());
+    EXPECT_THAT(cover_texts(facts), ElementsAre("0000:01:00.0-0000:01:1f.7 -> virtio-iommu@1000 0x0",
+                                                "0001:01:00.0-0001:01:1f.7 -> virtio-iommu@1000 0x0",
+                                                "0000:00:00.0-0000:00:1f.7 -> virtio-iommu@1000 0x0"));
+    // All but the first two: max_viot_contested - 2 that overlap, and the one that is not used.
+    EXPECT_EQ(facts.complaints.size(), max_table_complaints + 1);
+    EXPECT_THAT(facts.complaints.back().text,
+                HasSubstr(fmt::format("{} more", max_viot_contested - 1 - max_table_complaints)));
+}
+
 TEST(ViotTest, WorstTablesOfAMebibyteStayInTheirMemory) {
     const std::function<void(ViotBuilder&, std::uint32_t)> works[] = {
         [](ViotBuilder& viot, std::uint32_t i) { viot.mmio_unit(0x999900000000 + i); },

@@ -19,6 +19,8 @@ namespace {
 constexpr int message_timeout_ms = 1000;
 /// As much as a session's first messages have together, where all are few.
 constexpr std::size_t ahead_bytes = 512;
+/// For the end behind what was not asked for: a server that floods holds nobody up.
+constexpr int max_looks_for_end = 64;
 
 }  // namespace
 
@@ -120,9 +122,14 @@ Result<std::uint64_t> Client::wait(std::uint32_t vector, int timeout_ms) const {
 }
 
 Result<bool> Client::has_ended() const {
-    std::array<std::byte, 1> buffer;
-    const auto seen = GM_TRY(stream_.peek(buffer));
-    return seen && seen->count_bytes == 0;
+    std::array<std::byte, ahead_bytes> buffer;
+    for (int look = 0; look < max_looks_for_end; ++look) {
+        const auto seen = GM_TRY(stream_.peek(std::span{buffer}.first(1)));
+        if (!seen || seen->count_bytes == 0) return seen.has_value();
+        // Before an end that is behind them: a service that was killed may have left its last message twice.
+        GM_TRY(stream_.receive(buffer));
+    }
+    return false;
 }
 
 Result<Mapping> Client::map(MapAccess access) const { return map_sealed(table_.memory(), access); }

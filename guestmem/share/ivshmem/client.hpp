@@ -50,7 +50,7 @@ public:
     /// The memory whole, its extent.
     [[nodiscard]] Result<Mapping> map(MapAccess access) const;
 
-    /// The server has closed the connection.
+    /// The server has closed the connection. Drops what has come and was not asked for: for who awaits nothing more.
     [[nodiscard]] Result<bool> has_ended() const;
     [[nodiscard]] const PeerTable& table() const { return table_; }
     [[nodiscard]] PeerTable& table() { return table_; }

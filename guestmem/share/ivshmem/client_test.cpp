@@ -356,6 +356,59 @@ TEST_F(IvshmemClient, UnsealedMemoryIsNotMapped) {
     EXPECT_EQ(map_sealed(plain, MapAccess::read_only).error().code(), Errc::permission_denied);
 }
 
+TEST_F(IvshmemClient, TheEndIsSeenBehindWhatNobodyAskedFor) {
+    say(0);
+    EXPECT_FALSE(client_->has_ended().value());
+    say(7, bell_.view());
+    EXPECT_FALSE(client_->has_ended().value());
+    say(0);
+    server_ = {};
+    EXPECT_TRUE(client_->has_ended().value());
+}
+
+TEST(Outbox, DropsWhatItSaysOfALabelAndWasNotBegunAndNothingElse) {
+    const auto bells = create_doorbells(3, 2).value();
+    Outbox outbox;
+    outbox.add_value(3);
+    outbox.add_doorbells(bells);
+    outbox.add_value(100);
+    outbox.add_doorbells(bells, 100);
+    outbox.add_value(101);
+    EXPECT_EQ(outbox.count_queued(), 7U);
+    EXPECT_TRUE(outbox.drop(100, 100));
+    EXPECT_EQ(outbox.count_queued(), 4U);
+    EXPECT_FALSE(outbox.drop(100, 101)) << "no doorbell is among them";
+    EXPECT_EQ(outbox.count_queued(), 3U);
+    EXPECT_FALSE(outbox.drop(102, 200));
+    EXPECT_EQ(bells.use_count(), 2) << "a label's doorbells are closed with it";
+}
+
+TEST(Outbox, FinishesDoorbellsOfALabelThatItHasBegun) {
+    auto [ours, theirs] = UnixStream::pair().value();
+    ASSERT_TRUE(ours.set_nonblocking());
+    ASSERT_TRUE(ours.set_send_buffer(4096));
+    Outbox outbox;
+    outbox.add_doorbells(create_doorbells(3, 40).value(), 100);
+    ASSERT_EQ(outbox.flush(ours).value(), SendStatus::would_block);
+    const std::size_t left = outbox.count_queued();
+    EXPECT_FALSE(outbox.drop(100, 100));
+    EXPECT_EQ(outbox.count_queued(), left);
+}
+
+TEST(Outbox, CountsOnFromWhatAnEarlierInstanceHasSentBeyondItsFirstMessages) {
+    auto [ours, theirs] = UnixStream::pair().value();
+    Progress progress{.begun = 50, .done = 50};
+    Outbox outbox;
+    outbox.note_progress(progress);
+    outbox.add_value(0);
+    outbox.skip(50);
+    EXPECT_TRUE(outbox.is_empty());
+    outbox.add_value(100);
+    ASSERT_EQ(outbox.flush(ours).value(), SendStatus::sent);
+    EXPECT_EQ(progress.begun.load(), 51U);
+    EXPECT_EQ(progress.done.load(), 51U);
+}
+
 TEST(Outbox, SendsEachMessageAloneAndInOrderAndResumesWhereItStopped) {
     auto [ours, theirs] = UnixStream::pair().value();
     ASSERT_TRUE(ours.set_nonblocking());

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guestmem/share/ivshmem/outbox.hpp"
 
+#include <algorithm>
+#include <limits>
 #include <span>
 #include <utility>
 #include <vector>
@@ -8,6 +10,15 @@
 #include "guestmem/share/ivshmem/wire.hpp"
 
 namespace guestmem::share {
+namespace {
+
+/// A session that hears of many who come and go gets more than can be counted: that its handshake has ended stays.
+std::uint32_t noted(std::size_t count) {
+    return static_cast<std::uint32_t>(
+        std::min<std::size_t>(count, std::numeric_limits<std::uint32_t>::max()));
+}
+
+}  // namespace
 
 const Doorbells* Outbox::Step::current() const {
     return next_slot < slots.size() ? slots[next_slot].get() : bells.get();
@@ -24,6 +35,9 @@ std::size_t Outbox::Step::count_messages() const {
 void Outbox::Step::pass_over_except() {
     if (next_slot < slots.size() && slots[next_slot]->id == except) ++next_slot;
 }
+
+/// And no id of doorbells, and not the memory.
+bool Outbox::Step::says_value() const { return slots.empty() && (bells ? is_labelled : !memory.is_open()); }
 
 bool Outbox::Step::advance() {
     const Doorbells* const told = current();
@@ -78,6 +92,14 @@ void Outbox::add_slots(std::span<const std::shared_ptr<const Doorbells>> slots, 
     add(std::move(step));
 }
 
+void Outbox::note_begun(std::size_t count) {
+    if (progress_ != nullptr) progress_->begun.store(noted(count));
+}
+
+void Outbox::note_done(std::size_t count) {
+    if (progress_ != nullptr) progress_->done.store(noted(count));
+}
+
 Result<SendStatus> Outbox::send_batch(const UnixStream& stream) {
     std::vector<std::byte> bytes;
     std::vector<FdView> fds;
@@ -90,15 +112,15 @@ Result<SendStatus> Outbox::send_batch(const UnixStream& stream) {
         if (fd.is_open() && fds.size() == max_fds_per_message) break;
         if (fd.is_open()) fds.push_back(fd);
         const IvshmemMessage message =
-            encode_ivshmem(bells != nullptr ? std::int64_t{bells->id} : step.value);
+            encode_ivshmem(bells != nullptr && !step.is_labelled ? std::int64_t{bells->id} : step.value);
         bytes.insert(bytes.end(), message.begin(), message.end());
         ++count;
         if (!step.advance()) rest.pop_front();
     }
-    if (progress_ != nullptr) progress_->begun.store(static_cast<std::uint32_t>(count));
+    note_begun(count);
     const SendOutcome outcome = GM_TRY(stream.send(bytes, fds));
     if (outcome.status != SendStatus::sent) {
-        if (progress_ != nullptr) progress_->begun.store(0);
+        note_begun(0);
         return outcome.status;
     }
     if (outcome.count_bytes != bytes.size())
@@ -106,7 +128,7 @@ Result<SendStatus> Outbox::send_batch(const UnixStream& stream) {
     steps_ = std::move(rest);
     count_queued_ -= count;
     count_sent_ = count;
-    if (progress_ != nullptr) progress_->done.store(static_cast<std::uint32_t>(count));
+    note_done(count);
     return SendStatus::sent;
 }
 
@@ -120,17 +142,17 @@ Result<SendStatus> Outbox::flush(const UnixStream& stream) {
         const IvshmemMessage message = encode_ivshmem(says_id ? std::int64_t{bells->id} : step.value);
         const FdView fd = bells != nullptr ? bells->vectors[step.next_vector].view() : step.memory;
         const std::span<const FdView> fds{&fd, fd.is_open() ? 1U : 0U};
-        if (progress_ != nullptr) progress_->begun.store(static_cast<std::uint32_t>(count_sent_ + 1));
+        note_begun(count_sent_ + 1);
         const SendOutcome outcome = GM_TRY(stream.send(message, fds));
         if (outcome.status != SendStatus::sent) {
-            if (progress_ != nullptr) progress_->begun.store(static_cast<std::uint32_t>(count_sent_));
+            note_begun(count_sent_);
             return outcome.status;
         }
         // A stream socket takes 8 bytes whole or not at all; a kernel that does otherwise cannot be served.
         if (outcome.count_bytes != message.size())
             return Error{Errc::corrupt, "the kernel split an 8-byte ivshmem message"};
         advance();
-        if (progress_ != nullptr) progress_->done.store(static_cast<std::uint32_t>(count_sent_));
+        note_done(count_sent_);
     }
     return SendStatus::sent;
 }
@@ -142,7 +164,20 @@ void Outbox::advance() {
 }
 
 void Outbox::skip(std::size_t count) {
-    while (count-- > 0 && !steps_.empty()) advance();
+    while (count_sent_ < count && !steps_.empty()) advance();
+    count_sent_ = count;
+}
+
+bool Outbox::drop(std::int64_t first, std::int64_t last) {
+    bool has_dropped_doorbells = false;
+    std::erase_if(steps_, [&](const Step& step) {
+        const bool is_meant = step.says_value() && step.value >= first && step.value <= last;
+        if (!is_meant || step.next_vector != 0) return false;
+        count_queued_ -= step.count_messages();
+        has_dropped_doorbells = has_dropped_doorbells || step.bells;
+        return true;
+    });
+    return has_dropped_doorbells;
 }
 
 }  // namespace guestmem::share

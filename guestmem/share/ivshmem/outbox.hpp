@@ -45,8 +45,12 @@ public:
     void batch_first() { count_batched_ = count_queued_; }
     /// Where each message is noted before it is sent and after. It outlives the outbox.
     void note_progress(Progress& progress) { progress_ = &progress; }
-    /// Passes over the first messages: an earlier instance has sent them.
+    /// Passes over the first messages: an earlier instance has sent so many, these and others after them, and what is
+    /// noted goes on from there.
     void skip(std::size_t count);
+    /// Takes out what was not begun of the values first..last, alone or as labels of doorbells. True when doorbells
+    /// went with it.
+    bool drop(std::int64_t first, std::int64_t last);
 
     /// sent: everything is out. An error means that the client cannot be served any more.
     [[nodiscard]] Result<SendStatus> flush(const UnixStream& stream);
@@ -68,7 +72,10 @@ private:
         /// Goes on to what the next message is about; false when there is none.
         bool advance();
         void pass_over_except();
+        [[nodiscard]] bool says_value() const;
     };
+    void note_begun(std::size_t count);
+    void note_done(std::size_t count);
     void add(Step step);
     [[nodiscard]] Result<SendStatus> send_batch(const UnixStream& stream);
     void advance();

@@ -27,6 +27,9 @@ Result<std::shared_ptr<IvshmemDevice>> IvshmemDevice::create(Options options) {
     share::SessionOptions wanted = options.session;
     // The kernel rings for the guest, and counts nothing: receivers tell it apart by doorbells of its own.
     wanted.counts_rings = false;
+    // Rings are made with the mutex held, and receivers are strangers. What that takes of the kernel is taken here,
+    // where a file can be opened.
+    if (options.has_doorbell) wanted.ring = share::RingStyle::never_waits;
     share::Session session = GM_TRY(share::Session::attach(wanted));
     auto mapping = std::make_shared<Mapping>(GM_TRY(session.map()));
     const share::SessionFacts facts = session.facts();

@@ -33,12 +33,15 @@
 /// guest runs (classic ids) are known once look() has read of them. A service that is gone has taken nothing from the
 /// guest: memory and doorbells go on among those that were there, which is said; nothing of another share takes its
 /// place. Memory that the kernel does not let go of keeps its address, and each later move tries again.
+/// A doorbell that does not go through the kernel is rung without waiting, whatever its receiver did to it.
 /// Threads: any.
 /// Limits: max_kernel_doorbells pairs of peer and vector go through the kernel, the others through the processor's
-/// exit.
+/// exit. A device with doorbells takes one of the host's fs.aio-max-nr.
 /// Cost: the kernel takes a doorbell or gives it back in 5 to 15 us, more while guests run. Each change
 /// of who is there takes all of them back.
 /// Lifetime: leave() comes before machine and memory go.
+/// Known holes: on a host whose kernel has no CONFIG_AIO, a receiver that makes its doorbell blocking and fills it just
+/// between a look and a write holds the processor that rings it, and who waits for this device's mutex.
 
 namespace guestmem::vmm {
 

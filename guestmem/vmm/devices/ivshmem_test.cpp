@@ -114,6 +114,17 @@ TEST_F(IvshmemTest, ADoorbellThatReachesUsRingsThePeer) {
     EXPECT_EQ(world_.log.text().find("warning"), std::string::npos);
 }
 
+TEST_F(IvshmemTest, ADoorbellThatReachesUsIsRungWithoutAWriteThatItsReceiverCouldHold) {
+    const auto sender = make();
+    const auto receiver = make();
+    if (const auto ringer = Ringer::create(); !ringer || !ringer->is_certain())
+        GTEST_SKIP() << "SKIPPED: this kernel has no io_submit";
+    const FaultInjector injector{0, {.only = SysCall::write}};
+    write_word(*sender, 0x0c, (receiver->session().id() << 16) | 1);
+    EXPECT_FALSE(injector.has_fired());
+    EXPECT_TRUE(*poll_readable(receiver->session().vector_view(1), 0));
+}
+
 TEST_F(IvshmemTest, ItsMemoryIsTheGuestsWhileDecodingIsOn) {
     const auto device = make();
     const auto function = IvshmemDevice::make_function(device);

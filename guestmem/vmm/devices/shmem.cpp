@@ -181,7 +181,8 @@ void ShmemDevice::create(std::uint32_t size_pages) {
             refuse(code_of(made.error(), size_pages));
         }
     }
-    // Before it was in the list nobody could end it.
+    // Before it was in the list nobody could end it, or change its bell.
+    if (client && client->has_ever_moved()) move_bell(number);
     if (client && client->has_ended()) end(number);
     if (options_.watch) options_.watch();
 }

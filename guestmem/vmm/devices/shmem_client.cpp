@@ -36,10 +36,7 @@ Result<std::shared_ptr<const HostMemory>> ShmemClient::memory() const {
     return HostMemory::borrow(shm_->bytes(), MapAccess::read_write, shm_);
 }
 
-FdView ShmemClient::view() const {
-    const std::lock_guard lock{mutex_};
-    return shm_ == nullptr ? FdView{} : shm_->view();
-}
+FdView ShmemClient::view() const { return FdView{view_}; }
 
 Result<Fd> ShmemClient::bell() const {
     const std::lock_guard lock{mutex_};
@@ -50,10 +47,15 @@ Result<Fd> ShmemClient::bell() const {
 ShmemClient::Look ShmemClient::take_status() {
     if (shm_ == nullptr) return Look::nothing;
     const auto status = shm_->status();
-    has_moved_ = has_moved_ || shm_->generation() != generation_;
+    view_ = shm_->view().number();
+    if (shm_->generation() != generation_) {
+        has_moved_ = true;
+        has_ever_moved_ = true;
+    }
     generation_ = shm_->generation();
     // What the answer says may be of another region already.
     if (shm_->has_other_memory() || shm_->index() != index_) {
+        view_ = -1;
         shm_.reset();
         notified_ = 0;
         active_ = 0;
@@ -92,7 +94,9 @@ void ShmemClient::tell(Look found) {
 bool ShmemClient::look() {
     Look found = Look::nothing;
     {
-        const std::lock_guard lock{mutex_};
+        const std::unique_lock lock{mutex_, std::try_to_lock};
+        // What there is stays there: view() is readable until somebody has taken it.
+        if (!lock) return false;
         found = take_status();
     }
     tell(found);
@@ -105,6 +109,7 @@ void ShmemClient::detach() {
     {
         const std::lock_guard lock{mutex_};
         is_held = shm_.use_count() > 1;
+        view_ = -1;
         shm_.reset();
         is_due_ = false;
     }

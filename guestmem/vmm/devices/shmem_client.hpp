@@ -31,7 +31,8 @@
 /// Threads: any. The events are called without the client's mutex.
 /// Cost: notify makes two system calls for each receiver.
 /// Known holes: a receiver that makes its own doorbell blocking and fills it just between the look and the write holds
-/// the processor that notifies it, for as long as it likes (Session; O_NONBLOCK is no help, the receiver may clear it).
+/// the processor that notifies it, for as long as it likes (Session; O_NONBLOCK is no help, the receiver may clear it),
+/// and the processors that use the same connection then; the thread that waits for shares goes on.
 /// A machine that cannot be paused or ended for that ends with its process (MachineWorld::stuck). A lost service that
 /// takes connections and never answers holds whoever looks for it, for ShmemDevice::attach_timeout_ms at a time.
 
@@ -56,9 +57,12 @@ public:
     [[nodiscard]] bool is_interrupt_due() const { return is_due_; }
     /// Readable when look() has something to find.
     [[nodiscard]] FdView view() const override;
-    /// Takes what the share has to tell; whether that was anything.
+    /// Takes what the share has to tell; whether that was anything. While another thread is in the client nothing is
+    /// taken: who waits for many shares waits for no guest that notifies a hostile receiver.
     bool look() override;
     [[nodiscard]] bool has_ended() const { return has_ended_; }
+    /// Whether bell() has become another one since the beginning.
+    [[nodiscard]] bool has_ever_moved() const { return has_ever_moved_; }
     /// Another descriptor of where kicks of this client arrive, for an interrupt that no thread of ours is to bring.
     [[nodiscard]] Result<Fd> bell() const;
     /// Says good-bye to the others; the bytes stay while somebody holds them.
@@ -88,6 +92,8 @@ private:
     // Written with the mutex held; whoever asks for them waits for nobody.
     std::atomic<bool> is_due_{false};
     std::atomic<bool> has_ended_{false};
+    std::atomic<bool> has_ever_moved_{false};
+    std::atomic<int> view_{-1};
     bool has_moved_ = false;  ///< not told yet
     bool has_complained_ = false;
 };

@@ -32,6 +32,8 @@ constexpr std::uint32_t client_max = 3;
 constexpr std::uint32_t illegal_name = 4;
 constexpr std::uint32_t no_permission = 5;
 constexpr std::uint32_t does_not_exist = 6;
+/// Of the window's regions.
+constexpr std::uint64_t first_place = std::uint64_t{4} << 30;
 
 template <typename T>
 T read_at(IoDevice& device, std::uint64_t offset) {
@@ -375,6 +377,40 @@ TEST_F(ShmemTest, AnotherPlaceInTheSameRegionIsNotThisConnection) {
     EXPECT_TRUE(device->clients().front()->has_ended());
     EXPECT_EQ(control(at, 4), 0U) << "its index is what it was";
     device->detach_all();
+    loop.call([&](EventLoop&) { service.reset(); });
+}
+
+TEST_F(ShmemTest, ABellThatMovesWhileItsConnectionIsMadeIsConnectedAgain) {
+    share::testing::FakeShare share{.path = world_.folder.path_of("fake"), .slots = 4, .vectors = 1};
+    guestmem::testing::LoopThread loop;
+    std::unique_ptr<share::testing::FakeService> service;
+    loop.call([&](EventLoop& on) { service = std::make_unique<share::testing::FakeService>(on, share); });
+    ShmemDevice::Options options{.name = "vdev shmem", .control = share.path};
+    int connects = 0;
+    std::vector<int> connected;
+    options.connect_bell = [&](FdView bell) -> Result<void> {
+        connected.push_back(bell.number());
+        if (++connects != 1) return {};
+        // Cut off once its bell was taken, and back by another processor's read of its page, which shows already.
+        loop.call([&](EventLoop&) { service->cut(0); });
+        EXPECT_TRUE(eventually([&] {
+            static_cast<void>(control(first_place, 0));
+            std::size_t count = 0;
+            loop.call([&](EventLoop&) { count = service->count_attaches(); });
+            return count == 2;
+        }));
+        static_cast<void>(control(first_place, 0));
+        return {};
+    };
+    options.disconnect_bell = [&](FdView bell) { std::erase(connected, bell.number()); };
+    const auto device = std::make_shared<ShmemDevice>(std::move(options), *world_.window);
+    all_.push_back(device);
+    ASSERT_EQ(request(*device, "moving", 1), ok) << world_.log.text();
+    ASSERT_EQ(read_at<std::uint64_t>(*device, 0x08), first_place);
+    EXPECT_EQ(connects, 2);
+    EXPECT_EQ(connected.size(), 1U);
+    device->detach_all();
+    EXPECT_TRUE(connected.empty());
     loop.call([&](EventLoop&) { service.reset(); });
 }
 

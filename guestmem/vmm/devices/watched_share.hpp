@@ -5,8 +5,9 @@
 
 /// What a device has in a share, as the thread sees it that waits for shares (share_watch.hpp).
 ///
-/// Contract: view() is readable while look() has something to find, and stays the same or is not open any more. look()
-/// takes what there is, without waiting for anybody, and says whether that was anything.
+/// Contract: view() is readable while look() has something to find, and stays the same or is not open any more. What
+/// has no view is looked at now and then. look() takes what there is, without waiting for anybody, and says whether
+/// that was anything.
 /// Threads: any.
 
 namespace guestmem::vmm {
