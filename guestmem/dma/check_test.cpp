@@ -124,7 +124,7 @@ TEST(CheckTest, WhatComesFromOutsideHasToBeBehindAUnit) {
     EXPECT_THAT(codes(inventory), IsEmpty());
     inventory.devices[0].protection = Protection::unit_not_used;
     inventory.thunderbolt.push_back({.name = "domain0", .security = "none", .has_iommu_protection = false});
-    EXPECT_THAT(codes(inventory), ElementsAre("thunderbolt-open", "external-device"));
+    EXPECT_THAT(codes(inventory), ElementsAre("device-not-grouped", "thunderbolt-open", "external-device"));
 }
 
 TEST(CheckTest, FirmwaresRangesAndItsMissingOptInAreNotes) {
@@ -136,6 +136,37 @@ TEST(CheckTest, FirmwaresRangesAndItsMissingOptInAreNotes) {
     for (const Finding& finding : check(inventory)) EXPECT_EQ(finding.weight, Weight::note) << finding.code;
     inventory.devices[0].reserved[0].kind = ReservedKind::direct_relaxable;
     EXPECT_THAT(codes(inventory), ElementsAre("no-opt-in", "notes"));
+}
+
+TEST(CheckTest, ADeviceThatTheKernelHasInNoGroupIsNotProtected) {
+    Inventory inventory = good_machine();
+    inventory.devices[1].protection = Protection::unit_not_used;
+    EXPECT_THAT(codes(inventory), ElementsAre("device-not-grouped"));
+    inventory.devices[1].is_seen = false;
+    EXPECT_THAT(codes(inventory), IsEmpty()) << "the kernel does not show it: it does no DMA";
+}
+
+TEST(CheckTest, WhatCouldNotBeSeenIsSaid) {
+    Inventory inventory = good_machine();
+    inventory.devices[1].is_interrupt_isolated.reset();
+    EXPECT_THAT(codes(inventory), ElementsAre("interrupts-unknown"));
+    inventory.units.clear();
+    inventory.complaints.push_back({{Source::kernel, {}, {}}, "firmware tables: run as root to see them"});
+    EXPECT_THAT(found(check(inventory), "iommu-off").fix, HasSubstr("as root"));
+}
+
+TEST(CheckTest, WordsOfTheCommandLineStandInForWhatCannotBeRead) {
+    Inventory inventory = good_machine();
+    for (KernelGroup& group : inventory.kernel_groups) group.type.clear();
+    inventory.settings.command_line = "iommu=pt,nobypass";
+    EXPECT_THAT(codes(inventory), ElementsAre("pass-through"));
+    inventory.settings.command_line = "iommu.passthrough=0";
+    EXPECT_THAT(codes(inventory), IsEmpty());
+    inventory.settings.command_line = "arm-smmu-v3.disable_bypass=0";
+    EXPECT_THAT(codes(inventory), ElementsAre("smmu-bypass"));
+    inventory.settings.command_line = "intel_iommu=sm_on,off";
+    inventory.units[0].kernel_name.clear();
+    EXPECT_THAT(found(check(inventory), "iommu-off").fix, HasSubstr("take 'intel_iommu=sm_on,off' off"));
 }
 
 TEST(CheckTest, EveryFindingSaysWhatWhyAndHow) {

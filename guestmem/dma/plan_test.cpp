@@ -229,7 +229,7 @@ TEST(PlanTest, OneVmsPlanStillSeesTheOthersDevices) {
     EXPECT_THAT(plan.problems, ElementsAre(is_problem(ProblemKind::claimed_twice, true, "VM 'a''s")));
     ASSERT_EQ(plan.domains.size(), 1U);
     EXPECT_EQ(plan.vms.at(plan.domains[0].vm).name, "b");
-    EXPECT_THAT(make_plan(machine(2), grants, "a").problems, IsEmpty());
+    EXPECT_FALSE(make_plan(machine(2), grants, "a").would_work()) << "it is the other one's problem, too";
 }
 
 /// The property that everything else is for.
@@ -262,10 +262,55 @@ TEST(PlanTest, DevicesOfOneContainmentAreNeverPlannedForTwoVmsWithoutARefusal) {
                     is_split |= owner[one] && owner[other] && owner[one] != owner[other];
         const Plan plan = make_plan(inventory, grants);
         ASSERT_EQ(plan.would_work(), !is_split) << "round " << round;
+        for (std::size_t vm = 0; vm < grants.vms.size(); ++vm) {
+            bool is_concerned = false;
+            for (const Containment& containment : inventory.containments)
+                for (const std::size_t one : containment.devices)
+                    for (const std::size_t other : containment.devices)
+                        is_concerned |= owner[one] == vm && owner[other] && owner[other] != vm;
+            // The other one may be told of a third; nobody who is concerned is told that it would work.
+            if (is_concerned) {
+                ASSERT_FALSE(make_plan(inventory, grants, grants.vms[vm].name).would_work()) << round;
+            }
+        }
         count_split += is_split ? 1 : 0;
     }
     EXPECT_GT(count_split, 50);
     EXPECT_LT(count_split, 450);
+}
+
+TEST(PlanTest, GroupsThatTheCommandLineMadeSmallerAreNotForTwoVms) {
+    Inventory inventory = machine(2);
+    inventory.unproven_separations = {{.port = pci_address(0, 0, 0x1c, 0), .is_overridden = false}};
+    const Grants two{.vms = {vm("a", {"01:00.0"}), vm("b", {"01:00.1"})}};
+    EXPECT_THAT(make_plan(inventory, two).problems, IsEmpty()) << "the kernel knows the hardware";
+    inventory.unproven_separations[0].is_overridden = true;
+    EXPECT_THAT(make_plan(inventory, two, "b").problems,
+                ElementsAre(is_problem(ProblemKind::acs_overridden, true, "as at 0000:00:1c.0")));
+    EXPECT_THAT(make_plan(inventory, {.vms = {vm("a", {"01:00.0"})}}).problems,
+                ElementsAre(is_problem(ProblemKind::acs_overridden, false, "pcie_acs_override")));
+}
+
+TEST(PlanTest, DriversOfVfioAreKnownByTheirNames) {
+    Inventory inventory = machine(2);
+    inventory.devices[0].driver = "mlx5_vfio_pci";
+    EXPECT_THAT(make_plan(inventory, {.vms = {vm("a", {"01:00.0"})}}).problems, IsEmpty());
+    inventory.devices[0].driver = "pci-stub";
+    EXPECT_THAT(make_plan(inventory, {.vms = {vm("a", {"01:00.0"})}}).problems,
+                ElementsAre(is_problem(ProblemKind::driver_bound, true, "'pci-stub'")));
+    join(inventory, 0, 1);
+    EXPECT_THAT(make_plan(inventory, {.vms = {vm("a", {"01:00.1"})}}).problems, IsEmpty())
+        << "a neighbor may have it";
+}
+
+TEST(PlanTest, AMachineWithoutVfioIsToldToLoadIt) {
+    Inventory inventory = machine(1);
+    inventory.settings.has_vfio = false;
+    const Plan plan = make_plan(inventory, {.vms = {vm("a", {"01:00.0"})}});
+    EXPECT_THAT(plan.problems,
+                ElementsAre(is_problem(ProblemKind::not_settled, false, "VFIO is not loaded")));
+    inventory.settings.has_iommufd = true;
+    EXPECT_THAT(make_plan(inventory, {.vms = {vm("a", {"01:00.0"})}}).problems, IsEmpty());
 }
 
 TEST(PlanTest, EveryKindOfProblemHasANameOfItsOwn) {
