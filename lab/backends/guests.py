@@ -87,7 +87,7 @@ def build_probe(source, build, lab):
         if process.wait(COMMAND_TIMEOUT) != 0:
             raise LabError(f"{process.name} failed\n{process.tail()}")
     making = lab / "probe.making"
-    run(["g++", *(objects / f"{path.stem}.o" for path in sources), library, "-lfmt", "-lsystemd", "-pthread",
+    run(["g++", *(objects / f"{path.stem}.o" for path in sources), library, "-lfmt", "-pthread",
          "-o", making], "link the probe")
     making.rename(program)
     return program

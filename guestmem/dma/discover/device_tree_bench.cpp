@@ -100,13 +100,13 @@ void wide_ranges(TreeBuilder& tree) {
     for (std::uint32_t i = 0; ranges.size() * 4 < tree_bytes / 2; ++i)
         ranges.insert(ranges.end(), {i, 0, i, 1});
     tree.begin("bus").cells("ranges", ranges).cells("#address-cells", {1});
-    for (std::uint32_t i = 1; tree.size_bytes() < tree_bytes; ++i)
+    while (tree.size_bytes() < tree_bytes)
         tree.begin("u").cells("reg", {0xffffff00, 1}).cells("#iommu-cells", {1}).end();
     tree.end();
 }
 void maps(TreeBuilder& tree) {
     for (std::uint32_t i = 1; i <= count_units; ++i) add_unit(tree, i, 1);
-    for (std::uint32_t bridge = 0; tree.size_bytes() < tree_bytes; ++bridge) {
+    while (tree.size_bytes() < tree_bytes) {
         std::vector<std::uint32_t> map;
         for (std::uint32_t i = 500; i > 0; --i)
             map.insert(map.end(), {i * 64, 1 + i % count_units, i, 1 + i % 100});
