@@ -30,6 +30,9 @@ constexpr std::uint64_t memory_base = 0x5'0000'0000;
 
 class IvshmemTest : public ::testing::Test {
 protected:
+    /// The service's threads ask it, too: its place is there until they have ended.
+    std::optional<FaultInjector> injector_;
+
     void SetUp() override {
         if (!world_.start()) GTEST_SKIP() << "SKIPPED: " << world_.machine.why;
         ASSERT_TRUE(world_.machine.machine->enable_split_irqchip(24));
@@ -119,9 +122,10 @@ TEST_F(IvshmemTest, ADoorbellThatReachesUsIsRungWithoutAWriteThatItsReceiverCoul
     const auto receiver = make();
     if (const auto ringer = Ringer::create(); !ringer || !ringer->is_certain())
         GTEST_SKIP() << "SKIPPED: this kernel has no io_submit";
-    const FaultInjector injector{0, {.only = SysCall::write}};
+    injector_.emplace(0, FaultInjector::Options{.only = SysCall::write});
     write_word(*sender, 0x0c, (receiver->session().id() << 16) | 1);
-    EXPECT_FALSE(injector.has_fired());
+    EXPECT_FALSE(injector_->has_fired());
+    injector_.reset();
     EXPECT_TRUE(*poll_readable(receiver->session().vector_view(1), 0));
 }
 
@@ -177,12 +181,11 @@ TEST_F(IvshmemTest, MovingTheRegistersCostsWhatIsInUse) {
     show(**function);
     write_word(*device, 0x0c, (device->session().id() << 16) | 1);
     EXPECT_EQ(device->count_kernel_doorbells(), 1U);
-    {
-        // The one in use leaves the kernel: no call more.
-        const FaultInjector injector{1, {.only = SysCall::ioctl}};
-        (*function)->program_address(0, registers_base + 0x1000);
-        EXPECT_FALSE(injector.has_fired());
-    }
+    // The one in use leaves the kernel: no call more.
+    injector_.emplace(1, FaultInjector::Options{.only = SysCall::ioctl});
+    (*function)->program_address(0, registers_base + 0x1000);
+    EXPECT_FALSE(injector_->has_fired());
+    injector_.reset();
     EXPECT_EQ(device->count_kernel_doorbells(), 0U);
     (*function)->unplug();
 }
@@ -261,11 +264,10 @@ TEST_F(IvshmemTest, MemoryThatTheKernelKeepsIsNotForgotten) {
     show(**function);
     ASSERT_EQ(world_.memory->count_slots(), 2U);
     const std::array<std::byte, 2> off{};
-    {
-        const FaultInjector injector{0, {.only = SysCall::ioctl}};
-        (*function)->write_config(4, off);
-        ASSERT_TRUE(injector.has_fired());
-    }
+    injector_.emplace(0, FaultInjector::Options{.only = SysCall::ioctl});
+    (*function)->write_config(4, off);
+    ASSERT_TRUE(injector_->has_fired());
+    injector_.reset();
     EXPECT_EQ(world_.memory->count_slots(), 2U);
     EXPECT_EQ((*function)->visible_address(2), memory_base);
     EXPECT_NE(world_.log.text().find("the memory stays where it is"), std::string::npos) << world_.log.text();
